@@ -1,0 +1,55 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Which release 2 the drill rolls out: bad (a third of its tasks fail) or good.
+RELEASE ?= bad
+# Which molecule scenario `make molecule` runs.
+SCENARIO ?= default
+
+MAKEFLAGS += --no-print-directory
+LINK := build/ansible_collections/queueops/fleet
+
+.DEFAULT_GOAL := help
+.PHONY: help drill test ci lint unit molecule bench requirements clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+drill: $(LINK) ## rehearse a rollback on this machine: real Redis, real workers, three hosts (RELEASE=bad|good)
+	@scripts/venv.sh drill
+	@exec .venv/drill/bin/python scripts/drill.py --release "$(RELEASE)"
+
+test: $(LINK) ## everything CI checks: lint, unit, molecule
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/stages.py lint unit molecule
+
+ci: $(LINK) # what .ci/run calls: the README's two commands, counted together
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/stages.py drill "drill RELEASE=good" lint unit molecule
+
+lint: $(LINK) ## ansible-lint, ruff, mypy, yamllint, import-linter, ansible-test sanity
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/lint.py
+
+unit: $(LINK) ## unit tests, against a real Redis and real workers
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/unit.py $(ARGS)
+
+molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8); needs Docker Engine
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/scenario.py "$(SCENARIO)" $(ARGS)
+
+bench: $(LINK) ## measure the rollback against a hand-written playbook, in the same containers
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/scenario.py bench $(ARGS)
+
+requirements: ## pin requirements/*.txt anew from requirements/*.in
+	@scripts/pin.sh drill test worker
+
+clean: ## remove build/ and .venv/
+	rm -rf build .venv .ansible
+
+$(LINK):
+	@mkdir -p $(@D)
+	@ln -sfn ../../.. $@

@@ -1,0 +1,146 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters that turn what the hosts answered into what the journal is told and what the run decides."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+Results = dict[str, dict[str, Any]]
+
+
+def last_results(hosts: list[str], hostvars: Any, names: list[str]) -> Results:
+    """What each host answered last.
+
+    :param hosts: the fleet's hosts.
+    :param names: registered variables, the newest phase first; the first one that was not skipped counts.
+    """
+    return {host: _first_answer(hostvars[host], names) for host in hosts}
+
+
+def _first_answer(variables: Any, names: list[str]) -> dict[str, Any]:
+    for name in names:
+        answer = variables.get(name)
+        if answer and not answer.get("skipped"):
+            return dict(answer)
+    return {}
+
+
+def failed_hosts(results: Results) -> list[str]:
+    """The hosts whose last phase failed, or that could not be reached."""
+    return [host for host, result in results.items() if result.get("failed") or result.get("unreachable")]
+
+
+def host_events(results: Results, kind: str) -> list[dict[str, Any]]:
+    """One event for each host that was asked to change.
+
+    :param results: host to what M(queueops.fleet.worker_release) returned; an empty result is a host that was not asked.
+    :param kind: the event of a success, for example ``host_switched``.
+    """
+    events = []
+    for host, result in results.items():
+        if not result or result.get("skipped"):
+            continue
+        event: dict[str, Any] = {"kind": kind, "host": host, "data": {"timings": result.get("timings") or {}}}
+        if result.get("ended"):
+            event["at"] = _iso(result["ended"])
+        if result.get("unreachable"):
+            event.update(kind="host_unreachable", reason=_first_line(result.get("msg")))
+        elif result.get("failed"):
+            event.update(kind="host_failed", reason=_first_line(result.get("msg")))
+        else:
+            event["data"]["release"] = (result.get("release") or {}).get("number")
+        events.append(event)
+    return events
+
+
+def gate_events(gate: dict[str, Any], wave: list[str]) -> list[dict[str, Any]]:
+    """The gate's verdict with the figures that it was decided by."""
+    if not gate or gate.get("skipped"):
+        return []
+    samples = gate.get("samples") or []
+    data = {
+        "verdict": gate.get("verdict", "inconclusive"),
+        "metric": "failed_ratio",
+        "limit": gate.get("limit"),
+        "wave": wave,
+        "last_sample": samples[-1] if samples else None,
+        "looks": gate.get("looks"),
+    }
+    event: dict[str, Any] = {"kind": "gate_verdict", "reason": _first_line(gate.get("reason") or gate.get("msg")), "data": data}
+    if gate.get("decided_at"):
+        event["at"] = _iso(gate["decided_at"])
+    return [event]
+
+
+def redrive_events(redriven: dict[str, Any]) -> list[dict[str, Any]]:
+    """One event for each queue whose tasks were put back.
+
+    :param redriven: the registered result of a loop over M(queueops.fleet.queue_redrive).
+    """
+    events = []
+    for result in redriven.get("results") or []:
+        if result.get("skipped"):
+            continue
+        failed = result.get("failed") or result.get("unreachable")
+        figures = {name: result.get(name) for name in ("matched", "moved", "skipped_count", "skipped_because", "remaining", "conservation")}
+        figures["queue"] = result.get("rollback_queue")
+        events.append(
+            {
+                "kind": "redrive_failed" if failed else "tasks_redriven",
+                "reason": _first_line(result.get("msg")) if failed else None,
+                "data": {name: value for name, value in figures.items() if value is not None},
+            }
+        )
+    return events
+
+
+def release_outcome(results: Results, kind: str, target: int, origin: int, halted: str) -> dict[str, Any]:
+    """How an operation ended.
+
+    :param results: host to its last result; hosts that were never asked have an empty one.
+    :param kind: ``deploy`` or ``rollback``.
+    :param target: the release the operation was for.
+    :param origin: the release the fleet was on before.
+    :param halted: why a deploy was halted; empty if it was not.
+    :returns: ``outcome`` (``confirmed``, ``rolled_back`` or ``failed``), ``wanted`` (the release that every host must be on now)
+        and ``hosts`` (host to ``release``, ``phase``, ``ok``, ``reason``).
+    """
+    wanted = origin if kind == "deploy" and halted else target
+    good = "confirmed" if kind == "deploy" and not halted else "rolled_back"
+    hosts = {}
+    for host, result in results.items():
+        live = result.get("live") or {}
+        asked = bool(result)
+        hosts[host] = {
+            "release": live.get("release") if asked else None,
+            "phase": live.get("phase") if asked else None,
+            "ok": asked and not result.get("failed") and not result.get("unreachable") and live.get("release") == wanted,
+            "reason": _first_line(result.get("msg")) if result.get("failed") or result.get("unreachable") else "",
+        }
+    return {"outcome": good if all(entry["ok"] for entry in hosts.values()) else "failed", "wanted": wanted, "hosts": hosts}
+
+
+def _first_line(text: Any) -> str:
+    lines = str(text or "").strip().splitlines()
+    return lines[0][:500] if lines else ""
+
+
+def _iso(unix: float) -> str:
+    return datetime.fromtimestamp(float(unix), timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class FilterModule:
+    """The collection's filters."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "failed_hosts": failed_hosts,
+            "gate_events": gate_events,
+            "host_events": host_events,
+            "last_results": last_results,
+            "redrive_events": redrive_events,
+            "release_outcome": release_outcome,
+        }

@@ -1,0 +1,116 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options that the config modules share, and what they report of the room's objects."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from .._errors import Refused
+from .diff import FileDiff
+from .history import LIVE, ConfigHistory, Snapshot
+from .tree import Entry
+from .watch import printable
+
+CONFIG_OPTIONS: dict[str, Any] = {
+    "fleet": {"type": "str", "required": True},
+    "state_dir": {"type": "path", "default": "/var/lib/queueops"},
+    "exclude": {"type": "list", "elements": "str", "default": []},
+    "sensitive": {"type": "list", "elements": "str", "default": []},
+}
+
+
+def history_of(params: Mapping[str, Any]) -> ConfigHistory:
+    """The history that the options name, checked."""
+    history = ConfigHistory.open(params["state_dir"], params["fleet"], params["paths"], params["exclude"], params["sensitive"])
+    history.check()
+    return history
+
+
+def record(params: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], bool, list[FileDiff], list[str]]:
+    """What config_snapshot does: the result, whether it changed anything, the diff since what was last live, and warnings."""
+    history = history_of(params)
+    if not history.watch.paths:
+        raise Refused(
+            f"Nothing is watched for the fleet {params['fleet']} on this host yet (option `paths`)",
+            option="paths",
+            next_step="Name the files and folders that hold the workers' config in `paths`",
+        )
+    last = history.last_live()
+    snapshot, changed = history.snapshot(params["label"], params["release"], dry_run=dry_run)
+    if last is not None and last.id == snapshot.id:
+        diffs = []
+    else:
+        diffs = history.diff(history.nothing() if last is None else last, snapshot if snapshot.id else LIVE)
+    result = {"snapshot": dict(shown(snapshot), changed_files=len(diffs)), "recovered": [diff.path for diff in history.recovered]}
+    return result, changed or bool(history.recovered), diffs, warnings_of(history)
+
+
+def revert(params: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], bool, list[FileDiff], list[str]]:
+    """What config_revert does: the result, whether it changed anything, the diff, and warnings."""
+    history = history_of(params)
+    target = history.resolve(params["to"])
+    was = history.live()
+    diffs = history.apply(target, params["validate"] or None, dry_run=dry_run)
+    result = {
+        "snapshot": shown(target),
+        "was": None if was is None else was.id,
+        "files": [diff.path for diff in diffs],
+        "recovered": [diff.path for diff in history.recovered],
+    }
+    return result, bool(diffs) or bool(history.recovered), diffs, warnings_of(history)
+
+
+def survey(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What config_info reports. Reads only."""
+    history = history_of(params)
+    live = history.live()
+    snapshots = [history.resolve(params["snapshot"], "snapshot")] if params["snapshot"] else history.list()
+    rows = [dict(shown(snapshot), live=live is not None and snapshot.id == live.id) for snapshot in snapshots]
+    if params["snapshot"]:
+        rows[0]["entries"] = [_row(path, entry) for path, entry in history.entries(snapshots[0]).items()]
+    result: dict[str, Any] = {
+        "snapshots": rows,
+        "live": None if live is None else live.id,
+        "pending": history.pending(),
+        "watched": {name: [printable(one) for one in each] for name, each in history.watch.to_json().items()},
+    }
+    if params["from"] is not None:
+        sides = [LIVE if params[option] == "live" else history.resolve(params[option], option) for option in ("from", "to")]
+        result["diff"] = [diff.as_ansible() for diff in history.diff(*sides)]
+    return result
+
+
+def shown(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as the modules report it."""
+    return {
+        "id": snapshot.id or None,
+        "label": snapshot.label,
+        "labels": list(snapshot.labels),
+        "time": snapshot.time,
+        "release": snapshot.release,
+        "files": snapshot.files,
+        "planned": snapshot.planned,
+        "after": snapshot.after,
+    }
+
+
+def warnings_of(history: ConfigHistory) -> list[str]:
+    """A warning if a change that was cut short had to be finished or undone first."""
+    if not history.recovered:
+        return []
+    paths = ", ".join(diff.path for diff in history.recovered)
+    return [f"A change of the config that was cut short was brought to its end first; it touched {paths}"]
+
+
+def _row(path: str, entry: Entry) -> dict[str, Any]:
+    return {
+        "path": printable(path),
+        "type": entry.kind,
+        "mode": f"{entry.mode:04o}" if entry.kind != "symlink" else None,
+        "owner": entry.owner or str(entry.uid),
+        "group": entry.group or str(entry.gid),
+        "size": entry.size if entry.kind == "file" else None,
+        "target": printable(entry.target) if entry.kind == "symlink" else None,
+    }

@@ -1,0 +1,192 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connecting to Redis or Valkey, and saying in an operator's words why it did not work."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Mapping
+
+from .._errors import FleetError, MissingLibrary, Refused, Unavailable
+
+SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def load_redis() -> Any:
+    """The client library.
+
+    :raises MissingLibrary: it is not installed for the interpreter that runs this.
+    """
+    try:
+        import redis
+    except ImportError:
+        raise MissingLibrary(
+            "Host %s lacks the Python library redis (4.3 or newer), with which the queue's broker is asked, for the interpreter %s"
+            % (socket.gethostname(), sys.executable),
+            option="backend",
+            next_step="Install it with `apt install python3-redis` (Debian, Ubuntu) or `%s -m pip install redis`,"
+            " or run this task on a host that has it (delegate_to, ansible_python_interpreter)" % sys.executable,
+        ) from None
+    return redis
+
+
+def masked(url: str) -> str:
+    """``url`` without its password."""
+    url = re.sub(r"//\S*@", "//***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", url)
+
+
+_CHECK = "Check url, and that the broker is up and reachable from %s" % socket.gethostname()
+
+# The client's exceptions, marks in the server's text, our error, what to say, the option at fault, what to do. The first that fits.
+_EXPLAINED: tuple[tuple[tuple[str, ...], tuple[str, ...], type[FleetError], str, str | None, str], ...] = (
+    (("BusyLoadingError",), ("LOADING",), Unavailable, "Redis is still loading its data", "url", "Wait until it is loaded and run again"),
+    (
+        ("AuthenticationError", "AuthenticationWrongNumberOfArgsError"),
+        ("WRONGPASS", "NOAUTH", "invalid username", "invalid password"),
+        Refused,
+        "the broker wants another user name or password (%s)",
+        "password",
+        "Set username and password to what the broker expects",
+    ),
+    (("ReadOnlyError",), ("READONLY",), Refused, "this is a read-only replica", "url", "Give the primary's address in url"),
+    (("NoPermissionError",), ("NOPERM",), Refused, "the broker's user may not do this (%s)", "username", "Grant it, or use another user"),
+    (
+        (),
+        ("certificate", "SSL"),
+        Refused,
+        "TLS failed (%s)",
+        "tls_ca",
+        "Give the CA that signed the broker's certificate in tls_ca, and check that this port speaks TLS",
+    ),
+    (("TimeoutError",), (), Unavailable, "no answer in time", "url", _CHECK),
+    (("ConnectionError",), (), Unavailable, "%s", "url", _CHECK),
+    (
+        (),
+        ("WRONGTYPE",),
+        Refused,
+        "a key is not of the kind that this queue system uses",
+        "backend",
+        "Check backend, url and the database number",
+    ),
+    (
+        (),
+        ("OOM ", "'maxmemory'", "MISCONF"),
+        Unavailable,
+        "Redis refuses writes (%s)",
+        None,
+        "Free memory or disk on the broker and run again",
+    ),
+    ((), ("DB index is out of range",), Refused, "there is no such database number", "url", "Check the database number in url"),
+)
+
+
+class RedisConnection:
+    """One connection and how to speak about it.
+
+    :ivar client: the redis-py client. It never retries: a command that may have been done must not be done twice.
+    :ivar where: the url without its password.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.redis = load_redis()
+        url = str(settings.get("url") or "")
+        self.where = masked(url)
+        if not url.startswith(SCHEMES):
+            raise Refused(
+                "The broker's address %s is not understood" % (self.where or "is missing and an empty one"),
+                option="url",
+                next_step="Give url as redis://host:6379/0, rediss://host:6380/0 or unix:///path/to.sock?db=0",
+            )
+        timeout = float(settings.get("connect_timeout") or 5.0)
+        options: dict[str, Any] = {"socket_timeout": timeout, "retry": self.redis.retry.Retry(self.redis.backoff.NoBackoff(), 0)}
+        if not url.startswith("unix://"):
+            options["socket_connect_timeout"] = timeout
+        for name in ("username", "password"):
+            if settings.get(name):
+                options[name] = settings[name]
+        options.update(self._tls(url, settings))
+        try:
+            self.client = self.redis.Redis.from_url(url, **options)
+        except (ValueError, TypeError, self.redis.exceptions.RedisError) as problem:
+            raise Refused("The broker's address %s is not understood: %s" % (self.where, problem), option="url") from problem
+
+    def _tls(self, url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        ca = settings.get("tls_ca")
+        if not url.startswith("rediss://"):
+            if ca:
+                raise Refused(
+                    "tls_ca is given, but %s does not use TLS" % self.where,
+                    option="tls_ca",
+                    next_step="Write url with rediss://, or leave tls_ca out",
+                )
+            return {}
+        if ca and not os.path.isfile(ca):
+            raise Refused(
+                "There is no file %s on %s" % (ca, socket.gethostname()),
+                option="tls_ca",
+                next_step="Name the file with the CA that signed the broker's certificate, as it is on that host",
+            )
+        options: dict[str, Any] = {"ssl_ca_certs": ca} if ca else {}
+        options["ssl_check_hostname"] = settings.get("tls_verify") is not False
+        if not options["ssl_check_hostname"]:
+            options["ssl_cert_reqs"] = "none"
+        return options
+
+    @contextmanager
+    def asking(self, doing: str) -> Iterator[Any]:
+        """The client, with every Redis error turned into one that says what to do. ``doing`` is what was asked, for the message."""
+        try:
+            yield self.client
+        except self.redis.exceptions.RedisError as problem:
+            raise self.explain(problem, doing) from problem
+        except OSError as problem:
+            # What the library does not turn into its own error, such as a CA file that holds no certificate.
+            option = "tls_ca" if self.where.startswith("rediss://") else "url"
+            raise Refused("Could not %s at %s: %s" % (doing, self.where, problem), option=option, next_step=_CHECK) from problem
+
+    def explain(self, problem: Exception, doing: str) -> FleetError:
+        """The error of our tree that says what ``problem`` means for the operator."""
+        text = masked(" ".join(str(problem).split()))
+        here = "Could not %s at %s" % (doing, self.where)
+        for kinds, marks, error, what, option, next_step in _EXPLAINED:
+            known = isinstance(problem, tuple(getattr(self.redis.exceptions, kind) for kind in kinds))
+            if known or any(mark in text for mark in marks):
+                return error("%s: %s" % (here, what % text if "%s" in what else what), option=option, next_step=next_step)
+        return Unavailable("%s: %s" % (here, text), option="url", next_step=_CHECK)
+
+    def together(self, client: Any, ask: Callable[[Any], None]) -> list[Any]:
+        """The answers to what ``ask`` queues on a pipeline, in one transaction, so that they belong to one moment.
+
+        A server that is out of memory refuses transactions, even to read: then without, for that is when one most needs to look.
+        """
+        for transaction in (True, False):
+            pipe = client.pipeline(transaction=transaction)
+            ask(pipe)
+            if not len(pipe):
+                break
+            try:
+                return list(pipe.execute())
+            except self.redis.exceptions.ResponseError as problem:
+                if not transaction or not any(mark in str(problem) for mark in ("OOM", "maxmemory", "EXECABORT")):
+                    raise
+        return []
+
+    def require_writable(self, doing: str) -> None:
+        """Refuse before the first change if this server does not take writes."""
+        with self.asking(doing) as client:
+            try:
+                role = client.info("replication").get("role")
+            except self.redis.exceptions.NoPermissionError:
+                return  # Not allowed to ask: the first write will tell.
+        if role == "slave":
+            raise Refused(
+                "Could not %s at %s: this is a read-only replica" % (doing, self.where),
+                option="url",
+                next_step="Give the primary's address in url",
+            )

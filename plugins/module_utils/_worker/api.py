@@ -1,0 +1,291 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every service manager can do for the workers of one fleet on one host."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, Iterator
+
+from .._errors import FleetError, NotFound, OutOfTime, Refused
+from . import process
+
+#: The states of a worker as a manager sees it. `failed` and `stopped` have no process; `stopping` finishes its task.
+STATES = ("running", "starting", "stopping", "stopped", "failed")
+#: Stop signals on which RQ, Celery and Sidekiq finish the task in hand.
+GRACEFUL_SIGNALS = {2: "SIGINT", 15: "SIGTERM"}
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """The `worker` part of the fleet specification, with its defaults. Times are seconds.
+
+    :ivar manager: name of the service manager (a key of :data:`registry.MANAGERS`).
+    :ivar unit: systemd: (template) unit; supervisor: program group.
+    :ivar root: folder that has `versions/` and the `current` link.
+    :ivar forks: whether a worker executes its tasks in child processes (RQ, Celery prefork).
+    """
+
+    manager: str
+    unit: str
+    root: str
+    instances: int = 1
+    server: str = "unix:///run/supervisor.sock"
+    server_username: str | None = None
+    server_password: str | None = field(default=None, repr=False)
+    owner: str | None = None
+    group: str | None = None
+    forks: bool = True
+    drain_timeout: float = 60.0
+    start_timeout: float = 30.0
+    health_hold: float = 2.0
+    health_command: tuple[str, ...] = ()
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> WorkerSettings:
+        """Read the `worker` dictionary of a module or of a fleet specification.
+
+        :raises Refused: an option is missing, unknown to nobody but impossible, or out of range.
+        """
+        missing = [name for name in ("manager", "unit", "root") if not options.get(name)]
+        if missing:
+            raise Refused(f"The worker's description lacks {', '.join(missing)}", option=f"worker.{missing[0]}", next_step="Set it")
+        health = options.get("health") or {}
+        given = {name: options[name] for name in cls.__dataclass_fields__ if options.get(name) is not None}
+        if health.get("hold") is not None:
+            given["health_hold"] = health["hold"]
+        if health.get("command") is not None:
+            given["health_command"] = tuple(str(part) for part in health["command"])
+        settings = cls(**given)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        root = os.path.normpath(self.root)
+        if not os.path.isabs(self.root) or root == "/":
+            raise Refused(f"The worker's root {self.root!r} is not an absolute path below /", option="worker.root")
+        if not re.match(r"[A-Za-z0-9_][A-Za-z0-9:_.@\\-]*\Z", self.unit):
+            raise Refused(f"{self.unit!r} is not the name of a unit or of a program group", option="worker.unit")
+        if self.instances < 1:
+            raise Refused(
+                f"{self.instances} instances of {self.unit} are not a fleet's worker", option="worker.instances", next_step="Give 1 or more"
+            )
+        for name, value in (
+            ("drain_timeout", self.drain_timeout),
+            ("start_timeout", self.start_timeout),
+            ("health.hold", self.health_hold),
+        ):
+            if value < 0:
+                raise Refused(f"{value} is not a number of seconds to wait", option=f"worker.{name}", next_step="Give 0 or more")
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """One worker as its manager and its process show it.
+
+    :ivar name: the manager's name of it, for example `mailer@1.service` or `mailer:mailer_00`.
+    :ivar pid: its main process, if it has one.
+    :ivar state: one of :data:`STATES`.
+    :ivar since: when that process started, seconds since 1970.
+    :ivar version: the version that the *process* runs; never what the `current` link says.
+    :ivar unknown: why the version of a live process could not be told.
+    :ivar extra: it is running, but is none of the fleet's instances (systemd: numbered above `instances`).
+    """
+
+    name: str
+    pid: int | None
+    state: str
+    since: float | None = None
+    version: str | None = None
+    unknown: str | None = None
+    extra: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has no process any more and so executes nothing."""
+        return self.state in ("stopped", "failed")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a module returns it."""
+        return asdict(self)
+
+
+class WorkerManager(ABC):
+    """The workers of one fleet on this host, through the service manager that runs them.
+
+    Every method may raise :class:`Unavailable` when the manager does not answer.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def validate(self) -> None:
+        """Refuse what can be known to go wrong. Reads only.
+
+        :raises NotFound: the unit or program group does not exist.
+        :raises Refused: the manager would kill a worker before `drain_timeout` is up, or its stop would not be graceful.
+        """
+
+    @abstractmethod
+    def workers(self) -> list[WorkerProcess]:
+        """All instances, and other live instances of the same unit, as they are now."""
+
+    @abstractmethod
+    def quiet(self) -> None:
+        """Let all workers, also the extra ones, finish what they have and end; returns at once. The manager does not restart them."""
+
+    @abstractmethod
+    def reload(self) -> bool:
+        """Take in the unit's changed configuration, if it changed; call it with the workers stopped. Whether there was any."""
+
+    @abstractmethod
+    def _begin_start(self) -> None:
+        """Ask the manager to start all instances; does not wait. Forgets earlier failures."""
+
+    @abstractmethod
+    def kill_limit(self) -> float:
+        """Seconds after which the manager kills a worker that is still stopping; may be `inf`."""
+
+    @abstractmethod
+    def hint(self, name: str) -> str:
+        """The command that shows the last lines of the worker `name`."""
+
+    #: Whether a start that is asked for while a worker is stopping happens when it has stopped.
+    queues_starts = False
+
+    def wait_stopped(self, timeout: float) -> None:
+        """Wait until no worker has a process any more.
+
+        :raises OutOfTime: `timeout` seconds were up first. `details` has `executing` (a list of name, pid, since and
+            children: the processes in which it executes tasks) and `waited_s`. The workers go on finishing their tasks.
+        """
+        begun = time.monotonic()
+        left: list[WorkerProcess] = []
+        for _look in polls(timeout):
+            left = [worker for worker in self.workers() if not worker.ended]
+            if not left:
+                return
+        raise OutOfTime(
+            f"{len(left)} worker(s) of {self.settings.unit} still executing after {timeout:g} s: {', '.join(map(_in_words, left))}",
+            option="worker.drain_timeout",
+            still_true="They take no new task and end when they have finished the one in hand",
+            next_step="Raise drain_timeout to the length of the longest task, or run again when they have ended",
+            details={"executing": [executing(worker) for worker in left], "waited_s": round(time.monotonic() - begun, 1)},
+        )
+
+    def start(self) -> None:
+        """Start all instances and wait until the manager calls them running (`start_timeout`, apart from any stop still under way).
+
+        Workers that are still finishing a task are waited for first, as long as `drain_timeout`.
+
+        :raises FleetError: a worker did not start; names it and the command that shows its last lines.
+        :raises OutOfTime: it was not running in time; `details` has `workers`.
+        """
+        if self.queues_starts:
+            self._begin_start()
+        self._await_stops()
+        if not self.queues_starts:
+            self._begin_start()
+        workers: list[WorkerProcess] = []
+        for _look in polls(self.settings.start_timeout):
+            workers = [worker for worker in self.workers() if not worker.extra]
+            if all(worker.state == "running" for worker in workers):
+                return
+            ended = [worker for worker in workers if worker.ended and not self._start_pending(worker.name)]
+            if ended:
+                raise FleetError(
+                    f"{_in_words(ended[0])} after it was started",
+                    next_step=f"See `{self.hint(ended[0].name)}`",
+                    details={"workers": [worker.as_dict() for worker in workers]},
+                )
+        late = next(worker for worker in workers if worker.state != "running")
+        raise OutOfTime(
+            f"{_in_words(late)}, {self.settings.start_timeout:g} s after it was asked to start",
+            option="worker.start_timeout",
+            next_step=f"See `{self.hint(late.name)}`",
+            details={"workers": [worker.as_dict() for worker in workers]},
+        )
+
+    def _start_pending(self, name: str) -> bool:
+        """Whether the manager has yet to act on the start of the ended worker `name`."""
+        return False
+
+    def _await_stops(self) -> None:
+        limit = min(self.kill_limit(), self.settings.drain_timeout) + 1.0
+        stopping: list[WorkerProcess] = []
+        for _look in polls(limit):
+            stopping = [worker for worker in self.workers() if worker.state == "stopping"]
+            if not stopping:
+                return
+        queued = self.queues_starts
+        raise OutOfTime(
+            f"{len(stopping)} worker(s) of {self.settings.unit} cannot start yet: {', '.join(map(_in_words, stopping))}",
+            option="worker.drain_timeout",
+            still_true="They start by themselves when they have finished the task in hand" if queued else "They are still finishing a task",
+            next_step=None if queued else "Run again when they have ended",
+            details={"executing": [executing(worker) for worker in stopping]},
+        )
+
+    def _check_stop(self, kill_limit: float, limit_name: str, signal_number: int) -> None:
+        """What every manager's way to stop must grant."""
+        settings = self.settings
+        if kill_limit < settings.drain_timeout:
+            raise Refused(
+                f"The drain of {settings.unit} may take {settings.drain_timeout:g} s, but its {limit_name} is {kill_limit:g} s: "
+                f"{settings.manager} would kill a worker that is still executing",
+                option="worker.drain_timeout",
+                next_step=f"Raise {limit_name} of {settings.unit} to at least {settings.drain_timeout:g} s, or lower drain_timeout",
+            )
+        if signal_number not in GRACEFUL_SIGNALS:
+            raise Refused(
+                f"{settings.manager} stops {settings.unit} with signal {signal_number}, on which a worker does not finish its task",
+                option="worker.unit",
+                next_step="Let it stop the workers with SIGTERM",
+            )
+
+    def _check_health_command(self) -> None:
+        command = self.settings.health_command
+        if not command:
+            return
+        program, root = command[0], self.settings.root.rstrip("/") + "/"
+        # What lies under the root may come only with the version that is yet to be switched to.
+        if os.path.isabs(program) and not program.startswith(root) and not os.access(program, os.X_OK):
+            raise NotFound(f"The health command {program} is not an executable file", option="worker.health.command")
+
+
+def polls(limit: float, first: float = 0.05, longest: float = 1.0) -> Iterator[float]:
+    """Yield at once, then after pauses that grow from `first` to `longest`, and a last time when `limit` seconds are up.
+
+    Yields the seconds since the beginning.
+    """
+    begun = time.monotonic()
+    pause = first
+    while True:
+        elapsed = time.monotonic() - begun
+        yield elapsed
+        left = limit - (time.monotonic() - begun)
+        if elapsed >= limit:
+            return
+        time.sleep(max(0.0, min(pause, left)))
+        pause = min(pause * 1.5, longest)
+
+
+def executing(worker: WorkerProcess, children: Callable[[int], list[dict[str, Any]]] = process.children) -> dict[str, Any]:
+    """What an operator asks about a worker that does not end: where it is and since when, with its task's processes."""
+    return {
+        "name": worker.name,
+        "pid": worker.pid,
+        "since": worker.since,
+        "version": worker.version,
+        "children": children(worker.pid) if worker.pid else [],
+    }
+
+
+def _in_words(worker: WorkerProcess) -> str:
+    return f"{worker.name} is {worker.state}" + (f" (pid {worker.pid})" if worker.pid else "")

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read what a process itself shows under /proc: when it started, which version it runs, its children."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+#: The variable in which a worker may be told its version; the last resort, as it is a claim and not what runs.
+VERSION_VARIABLE = "QUEUEOPS_VERSION"
+
+
+def started_at(pid: int) -> float | None:
+    """When the process started, seconds since 1970; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            # The second field, the name in brackets, may hold spaces and brackets itself.
+            fields = stat.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    ticks = int(fields[19])
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return round(time.time() - age, 1)
+
+
+def children(pid: int) -> list[dict[str, Any]]:
+    """The direct children, as `pid` and `since`; empty where the kernel does not tell."""
+    found: set[int] = set()
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as listed:
+                found.update(int(child) for child in listed.read().split())
+    except OSError:
+        return []
+    return [{"pid": child, "since": started_at(child)} for child in sorted(found)]
+
+
+def running_version(pid: int, root: str) -> tuple[str | None, str | None]:
+    """The version that the process runs, and if that cannot be told the reason.
+
+    Looked for in this order: the executable, the working folder, the arguments (each as a path in
+    `<root>/versions/<version>`), the variable :data:`VERSION_VARIABLE`. The `current` link is never followed:
+    it tells what would be started now, not what was.
+    """
+    bases = {os.path.join(root, "versions"), os.path.join(os.path.realpath(root), "versions")}
+    try:
+        for link in ("exe", "cwd"):
+            version = _version_in(os.readlink(f"/proc/{pid}/{link}"), bases)
+            if version:
+                return version, None
+        with open(f"/proc/{pid}/cmdline", "rb") as arguments:
+            for argument in arguments.read().split(b"\0"):
+                version = _version_in(os.fsdecode(argument), bases)
+                if version:
+                    return version, None
+        with open(f"/proc/{pid}/environ", "rb") as environment:
+            for entry in environment.read().split(b"\0"):
+                name, _equals, value = entry.partition(b"=")
+                if name == VERSION_VARIABLE.encode() and value:
+                    return os.fsdecode(value), None
+    except PermissionError:
+        return None, f"no permission to read /proc/{pid}; run as root or as the worker's user"
+    except OSError:
+        return None, "the process ended while it was looked at"
+    return None, f"neither its executable, its working folder nor its arguments lie in {root}/versions, and it has no {VERSION_VARIABLE}"
+
+
+def _version_in(path: str, bases: set[str]) -> str | None:
+    # The kernel adds this to the path of a file or folder that was removed under the process.
+    gone = " (deleted)"
+    if path.endswith(gone):
+        path = path[: -len(gone)]
+    for base in bases:
+        if path.startswith(base + "/"):
+            return path[len(base) + 1 :].split("/", 1)[0] or None
+    return None

@@ -1,0 +1,253 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""supervisor: the processes of one program group, through supervisord's XML-RPC interface. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import xmlrpc.client
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from xml.parsers.expat import ExpatError
+
+from .._errors import FleetError, NotFound, Refused, Unavailable
+from .api import WorkerManager, WorkerProcess, WorkerSettings
+from .process import running_version, started_at
+
+#: Seconds after which supervisord, which answers these calls at once, is not answering.
+ANSWER_LIMIT = 20.0
+#: Times that workers are stopped which start again by themselves; each has to have ended in the instant of the stop.
+QUIET_ATTEMPTS = 10
+#: Source: supervisor/states.py, ProcessStates.
+STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL = 0, 10, 20, 30, 40, 100, 200
+STATES = {STOPPED: "stopped", STARTING: "starting", RUNNING: "running", BACKOFF: "starting", STOPPING: "stopping", FATAL: "failed"}
+#: Source: supervisor/xmlrpc.py, Faults.
+SHUTDOWN_STATE, BAD_NAME, STILL_RUNNING, CANT_REREAD, SUCCESS, ALREADY_STARTED = 6, 10, 91, 92, 80, 60
+
+
+class Supervisor(WorkerManager):
+    """Workers as the processes of one program group (a `[program:x]` is the group `x`, too)."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        super().__init__(settings)
+        self._server = _connect(settings)
+
+    def validate(self) -> None:
+        settings = self.settings
+        group = [program for program in self._call("getAllConfigInfo") if program["group"] == settings.unit]
+        if not group:
+            raise self._no_group()
+        for program in group:
+            # supervisord does not tell stopasgroup. It implies killasgroup, so without the one there is not the other.
+            if program["killasgroup"] and settings.forks:
+                raise Refused(
+                    f"The program {program['name']} of group {settings.unit} has killasgroup=true, and so may have stopasgroup=true, "
+                    "which supervisord does not tell: its stop would send SIGTERM to the processes that execute tasks, too",
+                    option="worker.unit",
+                    next_step="Remove stopasgroup and killasgroup from its section "
+                    "(or set worker.forks to false, if its workers execute in threads)",
+                )
+            # These are the figures read last, which a group takes over only when it is added anew; a running one's are not told.
+            self._check_stop(float(program["stopwaitsecs"]), "stopwaitsecs", int(program["stopsignal"]))
+        self._check_health_command()
+
+    def workers(self) -> list[WorkerProcess]:
+        return [self._worker(process) for process in self._processes()]
+
+    def quiet(self) -> None:
+        # A worker that ended by itself just now is not stopped by the call, and supervisord starts it again at its next turn,
+        # of which there is one between any two calls: so with such a worker look twice.
+        calm = 0
+        for _attempt in range(QUIET_ATTEMPTS):
+            states = [process["state"] for process in self._processes()]
+            if any(state in (STARTING, RUNNING, BACKOFF) for state in states):
+                self._stop_group()
+                calm = 0
+                continue
+            calm += 1
+            if EXITED not in states or calm > 1:
+                return
+        raise FleetError(
+            f"Workers of {self.settings.unit} start again as often as supervisor stops them",
+            next_step="Look what else starts them, such as an event listener",
+        )
+
+    def _stop_group(self) -> None:
+        for result in self._call("stopProcessGroup", self.settings.unit, False):
+            # One that ended between the look and the stop is quiet as well.
+            if result["status"] != SUCCESS and not self._ended(result["name"]):
+                raise FleetError(
+                    f"supervisor could not stop {self.settings.unit}:{result['name']}: {result['description']}",
+                    next_step=f"See `{self.hint(self.settings.unit + ':' + result['name'])}`",
+                )
+
+    def reload(self) -> bool:
+        group = self.settings.unit
+        [[added, changed, removed]] = self._call("reloadConfig")
+        if group in removed:
+            raise NotFound(
+                f"The program group {group} is no longer in supervisor's configuration",
+                option="worker.unit",
+                next_step="Put its section back, or name the group that replaces it",
+            )
+        if group in changed:
+            self._call("removeProcessGroup", group)
+        if group in changed or group in added:
+            # With autostart=true this starts the workers, too, at supervisord's next turn (measured with 4.3.0).
+            self._call("addProcessGroup", group)
+            return True
+        return False
+
+    def kill_limit(self) -> float:
+        limits = [float(program["stopwaitsecs"]) for program in self._call("getAllConfigInfo") if program["group"] == self.settings.unit]
+        return min(limits) if limits else 0.0
+
+    def hint(self, name: str) -> str:
+        return f"supervisorctl tail {name} stderr"
+
+    def _begin_start(self) -> None:
+        group = self.settings.unit
+        for result in self._call("startProcessGroup", group, False):
+            if result["status"] not in (SUCCESS, ALREADY_STARTED):
+                name = f"{group}:{result['name']}"
+                why = next((process["spawnerr"] for process in self._processes() if process["name"] == result["name"]), "")
+                raise FleetError(
+                    f"supervisor could not start {name}: {result['description']} {why}".rstrip(), next_step=f"See `{self.hint(name)}`"
+                )
+
+    def _processes(self) -> list[dict[str, Any]]:
+        found = [process for process in self._call("getAllProcessInfo") if process["group"] == self.settings.unit]
+        if not found and not any(program["group"] == self.settings.unit for program in self._call("getAllConfigInfo")):
+            raise self._no_group()
+        return found
+
+    def _ended(self, name: str) -> bool:
+        return all(self._worker(process).ended for process in self._processes() if process["name"] == name)
+
+    def _worker(self, process: dict[str, Any]) -> WorkerProcess:
+        pid = int(process["pid"]) or None
+        state = STATES.get(process["state"], "failed")
+        if process["state"] == EXITED:
+            state = "failed" if process["exitstatus"] else "stopped"
+        version, unknown = running_version(pid, self.settings.root) if pid else (None, None)
+        return WorkerProcess(
+            name=f"{process['group']}:{process['name']}",
+            pid=pid,
+            state=state,
+            since=started_at(pid) if pid else None,
+            version=version,
+            unknown=unknown,
+        )
+
+    def _no_group(self) -> NotFound:
+        groups = sorted({str(program["group"]) for program in self._call("getAllConfigInfo")})
+        return NotFound(
+            f"supervisor at {_shown(self.settings.server)} knows no program group {self.settings.unit!r}; "
+            f"there are: {', '.join(groups) or 'none'}",
+            option="worker.unit",
+            next_step="Name one of these, or add the group and run `supervisorctl reread`",
+        )
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        where = f"supervisor at {_shown(self.settings.server)}"
+        try:
+            return getattr(self._server.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            raise self._explained(where, method, fault) from None
+        except xmlrpc.client.ProtocolError as error:
+            if error.errcode in (401, 403):
+                raise Refused(
+                    f"{where} does not accept the user name and password",
+                    option="worker.server_password",
+                    next_step="Set worker.server_username and worker.server_password as in supervisord.conf",
+                ) from None
+            raise Unavailable(f"{where} answered {error.errcode} {error.errmsg}", option="worker.server") from None
+        except PermissionError:
+            raise Refused(
+                f"No permission to open the socket of {where}",
+                option="worker.server",
+                next_step="Run with become, or as the socket's owner",
+            ) from None
+        except (OSError, http.client.HTTPException, ExpatError, xmlrpc.client.ResponseError) as error:
+            raise Unavailable(
+                f"{where} does not answer: {error}", option="worker.server", next_step="Look whether supervisord runs and listens there"
+            ) from None
+
+    def _explained(self, where: str, method: str, fault: xmlrpc.client.Fault) -> FleetError:
+        group = self.settings.unit
+        if fault.faultCode == BAD_NAME:
+            return NotFound(f"{where} has no active program group {group!r}", option="worker.unit", next_step="Run `supervisorctl update`")
+        if fault.faultCode == STILL_RUNNING:
+            return Refused(f"The changed program group {group} still has running workers", next_step="Stop them first")
+        if fault.faultCode == CANT_REREAD:
+            return Refused(f"{where} cannot read its configuration: {fault.faultString}", next_step="Mend it; see `supervisorctl reread`")
+        if fault.faultCode == SHUTDOWN_STATE:
+            return Unavailable(f"{where} is shutting down")
+        return FleetError(f"{where} refused {method} of {group}: {fault.faultString} ({fault.faultCode})")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=ANSWER_LIMIT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _Transport(xmlrpc.client.Transport):
+    """XML-RPC that gives up in time, speaks over a unix socket too, and sends the password in a header alone."""
+
+    def __init__(self, path: str | None, username: str | None, password: str | None) -> None:
+        super().__init__()
+        self._path = path
+        self._authorization: str | None = None
+        if username:
+            both = f"{username}:{password or ''}".encode()
+            self._authorization = "Basic " + base64.b64encode(both).decode("ascii")
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        if self._path is not None:
+            return _UnixConnection(self._path)
+        return http.client.HTTPConnection(str(host), timeout=ANSWER_LIMIT)
+
+    def send_headers(self, connection: http.client.HTTPConnection, headers: list[tuple[str, str]]) -> None:
+        super().send_headers(connection, headers)
+        if self._authorization:
+            connection.putheader("Authorization", self._authorization)
+
+
+def _connect(settings: WorkerSettings) -> Any:
+    """A lazy connection; nothing is contacted yet."""
+    url = urlsplit(settings.server)
+    username = settings.server_username or (unquote(url.username) if url.username else None)
+    if url.password:
+        raise Refused(
+            "The address of supervisor holds a password, which would be logged",
+            option="worker.server",
+            next_step="Give it as server_password",
+        )
+    if url.scheme == "unix" and url.path:
+        path = unquote(url.path)
+        return xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_Transport(path, username, settings.server_password))
+    if url.scheme == "http" and url.hostname:
+        address = f"http://{url.netloc.rpartition('@')[2]}/RPC2"
+        return xmlrpc.client.ServerProxy(address, transport=_Transport(None, username, settings.server_password))
+    raise Refused(
+        f"{_shown(settings.server)!r} is not an address of supervisor",
+        option="worker.server",
+        next_step="Give unix:///path/to/supervisor.sock or http://user@localhost:9001",
+    )
+
+
+def _shown(server: str) -> str:
+    """The address without user name and password."""
+    url = urlsplit(server)
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"

@@ -1,0 +1,365 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: worker_release
+short_description: Prepare, switch, confirm or roll back a release on one worker host
+version_added: 0.1.0
+description:
+  - The transaction on one host. Worker version and config files change together, or not at all.
+  - A change is written down before the first live file is touched. Whatever instruction the process dies at, the next run, or the
+    host's own confirm timer, puts the earlier release back.
+  - One task a host and phase. The roles P(queueops.fleet.deploy#role) and P(queueops.fleet.rollback#role) call it for a whole fleet.
+author:
+  - The queueops.fleet contributors (@queueops)
+extends_documentation_fragment:
+  - queueops.fleet.attributes
+  - queueops.fleet.attributes.actiongroup_fleet
+  - queueops.fleet.worker
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  fleet:
+    description: Name of the fleet.
+    type: str
+    required: true
+  state_dir:
+    description: Folder that holds the collection's state on the host. It is for root alone (mode 0700).
+    type: path
+    default: /var/lib/queueops
+  phase:
+    description:
+      - V(prepared) fetches and verifies the artifact, records the new config beside the old, and reports what a switch would change.
+        Nothing live changes. Without O(version), it examines a O(release) that is recorded here already.
+      - V(active) arms the confirm timer, quiets the local workers, waits for their tasks, swaps config and version, starts the
+        workers and checks their health. Any failure puts the host back by itself.
+      - V(confirmed) disarms the confirm timer. The release is known good from here on.
+      - V(reverted) takes the same path as V(active) to an earlier release, and needs no confirmation.
+    type: str
+    choices: [prepared, active, confirmed, reverted]
+    required: true
+  release:
+    description: Number of the release. V(0) is the host as it was found before the first deploy.
+    type: int
+    required: true
+  version:
+    description: Worker version to prepare.
+    type: str
+  artifact:
+    description:
+      - Path on the host, or URL, of the version's tar archive. C({version}) stands for O(version).
+    type: str
+  checksum:
+    description: Checksum of the artifact, as C(sha256:<hex digits>).
+    type: str
+  config:
+    description: What of the host's configuration belongs to a release.
+    type: dict
+    default: {}
+    suboptions:
+      paths:
+        description: Absolute paths of the files and folders to watch. Default are the destinations in O(config.files).
+        type: list
+        elements: path
+        default: []
+      exclude:
+        description: Globs of paths inside the watched folders that are left alone.
+        type: list
+        elements: str
+        default: []
+      sensitive:
+        description: Globs of paths whose content is never shown in a diff.
+        type: list
+        elements: str
+        default: []
+      files:
+        description: The config files of the release. They are rendered on the controller, for each host, when it is prepared.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          src:
+            description:
+              - Path of a Jinja2 template on the controller. C({version}) stands for O(version).
+            type: str
+          dest:
+            description: Absolute path on the host.
+            type: path
+            required: true
+          content:
+            description: The rendered file, in Base64. Set by the action plugin from O(config.files[].src).
+            type: str
+          mode:
+            description: Permissions as an octal string. Default are those of the live file, or V(0644) for a new one.
+            type: str
+          owner:
+            description: Owner. Default is that of the live file, or the user who runs the module.
+            type: str
+          group:
+            description: Group. Default is that of the live file, or the group of the user who runs the module.
+            type: str
+  operation:
+    description: Id of the operation that gives the order, from M(queueops.fleet.fleet_operation).
+    type: str
+  epoch:
+    description: Epoch of that operation. A host refuses an order from an older epoch than the newest it has seen.
+    type: int
+  confirm_timeout:
+    description: Seconds after which the host takes itself back, unless O(phase=confirmed) came before. Only for O(phase=active).
+    type: int
+    default: 900
+  host:
+    description: The host's name for messages and events. The action plugin sets it to the inventory name.
+    type: str
+seealso:
+  - module: queueops.fleet.worker_version
+  - module: queueops.fleet.config_revert
+"""
+
+EXAMPLES = r"""
+- name: Prepare release 2, beside what is live
+  queueops.fleet.worker_release:
+    fleet: mailer
+    phase: prepared
+    release: 2
+    version: 2.0.0
+    artifact: https://artifacts.example.com/mailer-{version}.tar.gz
+    checksum: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    config: "{{ queueops_fleet.config }}"
+    worker: "{{ queueops_fleet.worker }}"
+
+- name: Switch to it; the host takes itself back unless this is confirmed within 10 minutes
+  queueops.fleet.worker_release:
+    fleet: mailer
+    phase: active
+    release: 2
+    confirm_timeout: 600
+    config: "{{ queueops_fleet.config }}"
+    worker: "{{ queueops_fleet.worker }}"
+
+- name: Put release 1 back, code and config
+  queueops.fleet.worker_release:
+    fleet: mailer
+    phase: reverted
+    release: 1
+    config: "{{ queueops_fleet.config }}"
+    worker: "{{ queueops_fleet.worker }}"
+"""
+
+RETURN = r"""
+release:
+  description: The release that the phase was about.
+  returned: success
+  type: dict
+  contains:
+    number:
+      description: The fleet's number of the release.
+      type: int
+    version:
+      description: The worker version.
+      type: str
+    checksum:
+      description: Checksum of the version's artifact.
+      type: str
+    snapshot:
+      description: Id of the config snapshot. V(null) in check mode for a release that is not recorded yet.
+      type: str
+    digest:
+      description: Equal for releases that are made of the same version and config.
+      type: str
+differs:
+  description: Whether a release of this number was live here before, made of another version or config. It needs a new number.
+  returned: success
+  type: bool
+pending:
+  description: Whether this host has to be switched in order to be on the release.
+  returned: success
+  type: bool
+began:
+  description: When the phase began on this host, in seconds since the epoch.
+  returned: success
+  type: float
+ended:
+  description: When it ended.
+  returned: success
+  type: float
+live:
+  description: Where the host stands now.
+  returned: success
+  type: dict
+  contains:
+    release:
+      description: Number of the live release, or V(null) before the first.
+      type: int
+    version:
+      description: The live release's version.
+      type: str
+    phase:
+      description: V(confirmed), V(active) while the confirm timer runs, or V(interrupted).
+      type: str
+    confirm_until:
+      description: When the confirm timer takes the host back, in seconds since the epoch, or V(null).
+      type: float
+    workers:
+      description: The workers, each with its name, pid, state, since (seconds since the epoch) and the version that its process runs.
+      type: list
+      elements: dict
+timings:
+  description: Seconds spent on C(drain), C(swap) and C(start).
+  returned: when the host was switched
+  type: dict
+error:
+  description: What went wrong, apart from the message - C(code), C(option), C(still_true), C(next_step), C(retryable).
+  returned: failure
+  type: dict
+"""
+
+import base64
+import socket
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
+from ansible_collections.queueops.fleet.plugins.module_utils._config.history import DesiredFile
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import (
+    HostSettings,
+    HostTransaction,
+    Order,
+    Result,
+    Wanted,
+)
+from ansible_collections.queueops.fleet.plugins.module_utils._worker_options import worker_options
+
+CONFIG_SPEC = {
+    "type": "dict",
+    "default": {},
+    "options": {
+        "paths": {"type": "list", "elements": "path", "default": []},
+        "exclude": {"type": "list", "elements": "str", "default": []},
+        "sensitive": {"type": "list", "elements": "str", "default": []},
+        "files": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "src": {"type": "str"},
+                "dest": {"type": "path", "required": True},
+                "content": {"type": "str", "no_log": True},
+                "mode": {"type": "str"},
+                "owner": {"type": "str"},
+                "group": {"type": "str"},
+            },
+        },
+    },
+}
+
+
+def wanted_release(module: AnsibleModule) -> Wanted:
+    """The release that the options describe."""
+    params = module.params
+    for option in ("version", "artifact", "checksum"):
+        if not params[option]:
+            raise Refused(
+                "phase=prepared of a new release needs the option %s" % option,
+                option=option,
+                next_step="Give version, artifact and checksum, or name a release that is recorded on the host and no version",
+            )
+    files = [
+        DesiredFile(
+            entry["dest"],
+            base64.b64decode(entry["content"] or ""),
+            int(entry["mode"], 8) if entry["mode"] else None,
+            entry["owner"],
+            entry["group"],
+        )
+        for entry in params["config"]["files"]
+    ]
+    artifact = params["artifact"].replace("{version}", params["version"])
+    return Wanted(params["release"], params["version"], artifact, params["checksum"], files)
+
+
+def run_phase(transaction: HostTransaction, module: AnsibleModule) -> Result:
+    """The one call into the room that the options ask for."""
+    params = module.params
+    order = Order(params["operation"], params["epoch"])
+    number = params["release"]
+    if params["phase"] == "prepared" and params["version"]:
+        wanted = wanted_release(module)
+        return transaction.foresee(wanted, order) if module.check_mode else transaction.prepare(wanted, order)
+    if params["phase"] == "prepared":
+        return transaction.examine(number, order)
+    if module.check_mode:
+        found = transaction.examine(number, order)
+        found.changed = found.pending
+        return found
+    if params["phase"] == "active":
+        return transaction.activate(number, order, params["confirm_timeout"])
+    if params["phase"] == "confirmed":
+        return transaction.confirm(number, order)
+    return transaction.revert(number, order)
+
+
+def body(module: AnsibleModule) -> Outcome:
+    params = module.params
+    config = params["config"]
+    watched: dict[str, Any] = {
+        "paths": config["paths"] or [entry["dest"] for entry in config["files"]],
+        "exclude": config["exclude"],
+        "sensitive": config["sensitive"],
+    }
+    settings = HostSettings(
+        host=params["host"] or socket.gethostname(),
+        fleet=params["fleet"],
+        state_dir=params["state_dir"],
+        worker=params["worker"],
+        config=watched,
+    )
+    began = time.time()
+    transaction = HostTransaction(settings)
+    found = run_phase(transaction, module)
+    result = {
+        "release": found.release,
+        "differs": found.differs,
+        "pending": found.pending,
+        "timings": found.timings,
+        "live": transaction.status(),
+        "began": began,
+        "ended": time.time(),
+    }
+    diff = [entry.as_ansible() for entry in found.diffs]
+    if found.before != found.after and found.pending | found.changed:
+        diff.insert(0, {"before_header": "version", "after_header": "version", "before": found.before + "\n", "after": found.after + "\n"})
+    return Outcome(changed=found.changed, result=result, diff=diff)
+
+
+def main() -> None:
+    spec = {
+        "fleet": {"type": "str", "required": True},
+        "state_dir": {"type": "path", "default": "/var/lib/queueops"},
+        "phase": {"type": "str", "choices": ["prepared", "active", "confirmed", "reverted"], "required": True},
+        "release": {"type": "int", "required": True},
+        "version": {"type": "str"},
+        "artifact": {"type": "str"},
+        "checksum": {"type": "str"},
+        "config": CONFIG_SPEC,
+        "worker": worker_options(),
+        "operation": {"type": "str"},
+        "epoch": {"type": "int"},
+        "confirm_timeout": {"type": "int", "default": 900},
+        "host": {"type": "str"},
+    }
+    run_module(body, spec, supports_check_mode=True)
+
+
+if __name__ == "__main__":
+    main()

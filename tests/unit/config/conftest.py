@@ -1,0 +1,85 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A watched folder, its history, and ways to look at folders that share nothing with the code under test."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.queueops.fleet.plugins.module_utils._config.history import ConfigHistory
+from ansible_collections.queueops.fleet.plugins.module_utils._config.watch import Watch
+
+Picture = dict[bytes, tuple[bytes, ...]]
+
+
+def take_picture(root: Path, ctime: bool = False) -> Picture:
+    """Every path under ``root`` by find(1): type, mode, owner, group, link target, inode and change time if wanted, and a checksum."""
+    form = "%p\\0%y\\0%m\\0%U\\0%G\\0%l\\0" + ("%i %C@" if ctime else "") + "\\0"
+    listed = subprocess.run(["find", os.fspath(root), "-printf", form], capture_output=True, check=True).stdout.split(b"\0")
+    found: Picture = {}
+    for at in range(0, len(listed) - 1, 7):
+        path, kind, *rest = listed[at : at + 7]
+        content = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest().encode() if kind == b"f" else b""
+        # The mode of a symbolic link means nothing.
+        found[path] = (kind, *([b""] if kind == b"l" else rest[:1]), *rest[1:], content)
+    return found
+
+
+class Place:
+    """A folder to watch, the state directory beside it, and a history over both."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.etc = root / "etc"
+        self.etc.mkdir(mode=0o755)
+        self.state = root / "state"
+        self.repo = str(self.state / "mailer" / "config.git")
+
+    def history(self, *paths: str, exclude: list[str] | None = None, sensitive: list[str] | None = None) -> ConfigHistory:
+        return ConfigHistory(self.repo, Watch(list(paths) or [str(self.etc)], exclude or [], sensitive or []))
+
+    def write(self, name: str, content: str | bytes, mode: int = 0o644) -> Path:
+        path = self.etc / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.chmod(mode)
+        return path
+
+    def picture(self, ctime: bool = False) -> Picture:
+        return take_picture(self.etc, ctime)
+
+    def git(self, *args: str) -> str:
+        done = subprocess.run(["git", "--git-dir", self.repo, *args], capture_output=True, check=True, env={"PATH": os.environ["PATH"]})
+        return done.stdout.decode("utf-8", "surrogateescape")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def picture_of() -> Callable[..., Picture]:
+    return take_picture
+
+
+@pytest.fixture
+def place_at() -> Callable[[Path], Place]:
+    """For tests that need many places."""
+    return Place
+
+
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """A folder in memory where there is one: for tests with thousands of fsyncs."""
+    folder = Path(tempfile.mkdtemp(prefix="qo-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    yield folder
+    shutil.rmtree(folder)

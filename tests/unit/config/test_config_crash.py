@@ -1,0 +1,146 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The process is killed at each file-system call in turn: afterwards the files are the old or the new ones, whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# What may come between two states of a disk. os.write and the like have no audit event and are wrapped instead.
+EVENTS = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.chmod",
+    "os.chown",
+    "os.symlink",
+    "shutil.rmtree",
+    "subprocess.Popen",
+}
+WRAPPED = ("write", "fsync")
+
+
+def killed_at(number: int, work: Callable[[], object]) -> bool:
+    """Run ``work`` in a forked process that dies by SIGKILL before its call ``number``; return whether it came so far."""
+    pid = os.fork()
+    if pid == 0:
+        count = 0
+
+        def step() -> None:
+            nonlocal count
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def wrap(name: str) -> None:
+            original = getattr(os, name)
+
+            def wrapped(*args: Any) -> Any:
+                step()
+                return original(*args)
+
+            setattr(os, name, wrapped)
+
+        try:
+            for name in WRAPPED:
+                wrap(name)
+            sys.addaudithook(lambda event, _args: step() if event in EVENTS else None)
+            work()
+        except BaseException:  # noqa: BLE001 - the child must not go on as a second pytest
+            os._exit(3)
+        os._exit(0)
+    _pid, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def build(place: Any) -> Any:
+    """Two states that differ in every way, with the second one live; returns the snapshot of the first."""
+    place.write("a.conf", "one\n", 0o640)
+    place.write("folder/inner", "inner\n")
+    place.write("becomes-folder", "file\n")
+    (place.etc / "link").symlink_to("a.conf")
+    history = place.history()
+    first, _ = history.snapshot("first")
+    place.write("a.conf", "two\n", 0o600)
+    (place.etc / "folder/inner").unlink()
+    (place.etc / "folder").rmdir()
+    (place.etc / "becomes-folder").unlink()
+    place.write("becomes-folder/x", "x\n")
+    (place.etc / "link").unlink()
+    place.write("new", "new\n", 0o400)
+    history.snapshot("second")
+    return first
+
+
+def test_killed_at_every_call_of_an_apply(fast_path: Path, place_at: Callable[[Path], Any]) -> None:
+    """And again at some call of the recovery, a different one each time."""
+    (fast_path / "host").mkdir()
+    place = place_at(fast_path / "host")
+    first = build(place)
+    old = place.picture()
+    subprocess.run(["cp", "-a", place.root, fast_path / "saved"], check=True)
+    place.history().apply(first)
+    new = place.picture()
+    assert old != new
+    points = {"old": 0, "new": 0}
+    number = 0
+    alive = False
+    while not alive:
+        number += 1
+        shutil.rmtree(place.root)
+        subprocess.run(["cp", "-a", fast_path / "saved", place.root], check=True)
+        alive = not killed_at(number, lambda: place.history().apply(first))
+        killed_at(1 + number % 37, lambda: place.history().recover())
+        history = place.history()
+        history.recover()
+        found = place.picture()
+        assert found in (old, new), f"a mixture after a kill at call {number}"
+        points["old" if found == old else "new"] += 1
+        assert history.pending() is None
+        if number % 15 == 0 or alive:
+            assert place.git("fsck", "--strict", "--no-dangling") == ""
+            history.apply(first)
+            assert place.picture() == new
+            assert history.snapshot() == (history.resolve("first"), False)
+    print(f"killed at {number - 1} calls: {points}")
+    assert points["old"] > 20
+    assert points["new"] > 20
+
+
+def test_killed_at_every_call_of_a_snapshot(fast_path: Path, place_at: Callable[[Path], Any]) -> None:
+    """Each time the history is whole: without the snapshot or with it; and the next snapshot works."""
+    place = place_at(fast_path)
+    place.write("a.conf", "one\n")
+    (place.etc / "link").symlink_to("a.conf")
+    before = place.picture(ctime=True)
+    number = 0
+    alive = False
+    while not alive:
+        number += 1
+        alive = not killed_at(number, lambda: place.history().snapshot("first", 0))
+        history = place.history()
+        assert [one.label for one in history.list()] in ([], ["first"])
+        snapshot, _ = history.snapshot("first", 0)
+        assert place.picture(ctime=True) == before
+        assert [one.id for one in history.list()] == [snapshot.id]
+        assert history.resolve("first").id == snapshot.id
+        assert history.snapshot("first", 0) == (snapshot, False)
+        assert sorted(os.listdir(Path(place.repo, "queueops"))) == ["complete", "lock"]
+        assert not alive or place.git("fsck", "--strict", "--no-dangling") == ""
+        shutil.rmtree(place.state)
+    print(f"killed at {number - 1} calls")
+    assert number > 30

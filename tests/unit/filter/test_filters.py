@@ -1,0 +1,107 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filters that the roles count and decide with."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.queueops.fleet.plugins.filter.operation import (
+    failed_hosts,
+    gate_events,
+    host_events,
+    last_results,
+    redrive_events,
+    release_outcome,
+)
+from ansible_collections.queueops.fleet.plugins.filter.waves import waves
+
+HOSTS = [f"w{number}" for number in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "sizes"),
+    [
+        ([1, "100%"], [1, 7]),
+        ([1, "25%", "100%"], [1, 1, 6]),
+        (["50%"], [4]),
+        (["1", "1", "100%"], [1, 7]),
+        (["100%"], [8]),
+        ([20], [8]),
+    ],
+)
+def test_waves_count_from_the_first_host_on(shares: list[object], sizes: list[int]) -> None:
+    parts = waves(HOSTS, shares)
+    assert [len(part) for part in parts] == sizes
+    assert [host for part in parts for host in part] == HOSTS[: sum(sizes)]
+
+
+def test_a_wave_that_is_no_number_is_named() -> None:
+    with pytest.raises(AnsibleFilterError, match=r"queueops_fleet\.waves has the entry 'half'"):
+        waves(HOSTS, ["half"])
+
+
+def test_the_newest_answer_counts_and_a_skipped_one_does_not() -> None:
+    hostvars = {
+        "w1": {"confirmed": {"skipped": True}, "switched": {"live": {"release": 2}}},
+        "w2": {"confirmed": {"live": {"release": 2}, "changed": True}, "switched": {}},
+        "w3": {},
+    }
+    found = last_results(["w1", "w2", "w3"], hostvars, ["confirmed", "switched"])
+    assert found == {"w1": {"live": {"release": 2}}, "w2": {"live": {"release": 2}, "changed": True}, "w3": {}}
+
+
+def on(number: int, /, **more: object) -> dict[str, object]:
+    return {"live": {"release": number, "phase": "confirmed"}, **more}
+
+
+def test_a_deploy_is_confirmed_only_if_every_host_is() -> None:
+    assert release_outcome({"a": on(2), "b": on(2)}, "deploy", 2, 1, "")["outcome"] == "confirmed"
+    mixed = release_outcome({"a": on(2), "b": on(1)}, "deploy", 2, 1, "")
+    assert mixed["outcome"] == "failed"
+    assert [host for host, entry in mixed["hosts"].items() if not entry["ok"]] == ["b"]
+
+
+def test_a_halted_deploy_is_rolled_back_only_if_every_host_is_on_the_earlier_release() -> None:
+    halted = "gate after wave 1: fail"
+    assert release_outcome({"a": on(1), "b": on(1)}, "deploy", 2, 1, halted)["outcome"] == "rolled_back"
+    left = release_outcome({"a": on(1), "b": {"unreachable": True, "msg": "no route"}}, "deploy", 2, 1, halted)
+    assert left["outcome"] == "failed"
+    assert left["wanted"] == 1
+    assert left["hosts"]["b"] == {"release": None, "phase": None, "ok": False, "reason": "no route"}
+
+
+def test_a_host_that_never_answered_is_not_ok() -> None:
+    assert release_outcome({"a": on(1), "b": {}}, "rollback", 1, 2, "")["outcome"] == "failed"
+
+
+def test_a_host_that_says_it_failed_is_not_ok_even_on_the_right_release() -> None:
+    assert release_outcome({"a": on(1, failed=True, msg="x")}, "rollback", 1, 2, "")["outcome"] == "failed"
+
+
+def test_events_say_what_happened_on_each_host() -> None:
+    results = {
+        "a": on(2, release={"number": 2}, ended=0.25, timings={"drain": 1.0}),
+        "b": {"failed": True, "msg": "no space left\nmore"},
+        "c": {"unreachable": True, "msg": "timed out"},
+        "d": {},
+    }
+    assert failed_hosts(results) == ["b", "c"]
+    assert host_events(results, "host_switched") == [
+        {"kind": "host_switched", "host": "a", "at": "1970-01-01T00:00:00.250Z", "data": {"timings": {"drain": 1.0}, "release": 2}},
+        {"kind": "host_failed", "host": "b", "data": {"timings": {}}, "reason": "no space left"},
+        {"kind": "host_unreachable", "host": "c", "data": {"timings": {}}, "reason": "timed out"},
+    ]
+
+
+def test_a_gate_that_could_not_be_measured_is_inconclusive_in_the_journal() -> None:
+    (event,) = gate_events({"failed": True, "msg": "broker down"}, ["a"])
+    assert (event["data"]["verdict"], event["reason"]) == ("inconclusive", "broker down")
+    assert gate_events({"skipped": True}, ["a"]) == []
+
+
+def test_a_failed_redrive_is_not_written_down_as_done() -> None:
+    redriven = {"results": [{"queue": "mail", "matched": 3, "moved": 3, "remaining": 0}, {"failed": True, "msg": "broker down"}]}
+    assert [event["kind"] for event in redrive_events(redriven)] == ["tasks_redriven", "redrive_failed"]
+    assert redrive_events({}) == []

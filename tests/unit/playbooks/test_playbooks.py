@@ -1,0 +1,194 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks over a small fleet: the way there and back, and every refusal with nothing changed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+import pytest
+
+from tests.unit.playbooks.conftest import Fleet, must
+
+
+def changed_tasks(output: str) -> list[int]:
+    """The ``changed=`` of each host in the recap."""
+    return [int(count) for count in re.findall(r"^\S+ +: ok=.* changed=(\d+)", output, re.M)]
+
+
+def test_there_and_back_and_again(deployed: Fleet) -> None:
+    before = deployed.everything()
+    # A rollback with nowhere to go says so.
+    nowhere = deployed.run("rollback")
+    assert nowhere.returncode != 0
+    assert "release 1 is the only known good release" in " ".join(nowhere.stdout.split())
+    assert set(changed_tasks(must(deployed.run("deploy", version="1.0.0")))) == {0}
+    assert deployed.everything() == before
+
+    plan = must(deployed.run("deploy", "--check", "--diff", version="2.0.0"))
+    assert deployed.everything() == before
+    assert "+setting=2.0.0" in plan
+
+    must(deployed.run("deploy", version="2.0.0"))
+    assert (deployed.releases(), deployed.versions()) == ([2, 2], {"2.0.0"})
+
+    must(deployed.run("rollback"))
+    assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
+    for host in deployed.hosts.values():
+        assert (host.config / "worker.conf").read_text() == "setting=1.0.0\nsecret=hunter2\n"
+
+    assert set(changed_tasks(must(deployed.run("rollback")))) == {0}
+    assert set(changed_tasks(must(deployed.run("status")))) == {0}
+
+
+def test_a_host_that_fails_rolls_every_touched_host_back_and_the_run_fails(deployed: Fleet) -> None:
+    # The canary takes version 2; the second host's archive of it cannot start.
+    worker2 = deployed.hosts["worker2"]
+    (worker2.artifacts / "mailer-2.0.0.tar.gz").unlink()
+    checksum = worker2.artifact("2.0.0", broken=True)[1]
+    good = deployed.hosts["worker1"].artifact("2.0.0")[1]
+    deployed.specification["artifact"]["checksums"]["2.0.0"] = "{{ '%s' if inventory_hostname == 'worker2' else '%s' }}" % (checksum, good)
+    done = deployed.run("deploy", version="2.0.0")
+    assert done.returncode != 0, done.stdout
+    assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
+    assert "worker2" in done.stdout
+    must(deployed.run("status"))
+
+
+def test_status_fails_on_a_mixed_fleet_and_names_the_host(deployed: Fleet) -> None:
+    (deployed.hosts["worker2"].config / "worker.conf").write_text("edited by hand\n")
+    done = deployed.run("status")
+    assert done.returncode != 0
+    assert re.search(r"worker2.*differ|differ.*worker2", done.stdout, re.S), done.stdout
+
+
+def _wrong_backend(fleet: Fleet) -> dict[str, Any]:
+    fleet.specification["queue"]["backend"] = "rqq"
+    return {"version": "2.0.0"}
+
+
+def _broker_down(fleet: Fleet) -> dict[str, Any]:
+    fleet.specification["queue"]["url"] = "redis://127.0.0.1:1/0"
+    return {"version": "2.0.0"}
+
+
+def _no_library(fleet: Fleet) -> dict[str, Any]:
+    bare = fleet.folder / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    fleet.more["worker1"] = {"ansible_python_interpreter": str(bare / "bin" / "python")}
+    return {"version": "2.0.0"}
+
+
+def _wrong_checksum(fleet: Fleet) -> dict[str, Any]:
+    return {"version": "2.0.0", "checksum": "sha256:" + "0" * 64}
+
+
+def _unknown_version(_: Fleet) -> dict[str, Any]:
+    return {"version": "9.9.9"}
+
+
+def _waves_that_end_early(fleet: Fleet) -> dict[str, Any]:
+    fleet.specification["waves"] = [1]
+    return {"version": "2.0.0"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_unknown_version, ["9.9.9", "option version", "checksums"]),
+        (_wrong_checksum, ["checksum", "worker1"]),
+        (_wrong_backend, ["backend", "rqq", "rq"]),
+        (_broker_down, ["127.0.0.1:1", "url"]),
+        (_no_library, ["worker1", "redis", "python3-redis"]),
+        (_waves_that_end_early, ["waves", "100%"]),
+    ],
+)
+def test_a_deploy_that_cannot_be_done_is_refused_before_anything_changes(standing: Fleet, spoil: Any, words: list[str]) -> None:
+    variables = spoil(standing)
+    before = standing.everything()
+    done = standing.run("deploy", **variables)
+    after = standing.everything()
+    assert done.returncode != 0, done.stdout
+    assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} == set()
+    missing = [word for word in words if word not in done.stdout]
+    assert not missing, f"{missing} not in:\n{done.stdout}"
+    assert "Nothing was changed" in done.stdout or spoil is _wrong_backend, done.stdout
+
+
+def _unknown_release(_: Fleet) -> dict[str, Any]:
+    return {"release": 7}
+
+
+def _missing_snapshot(fleet: Fleet) -> dict[str, Any]:
+    shutil.move(str(fleet.hosts["worker2"].state_dir / "mailer" / "config.git"), str(fleet.folder / "away"))
+    return {}
+
+
+def _missing_version(fleet: Fleet) -> dict[str, Any]:
+    shutil.move(str(fleet.hosts["worker2"].root / "versions" / "1.0.0"), str(fleet.folder / "away"))
+    return {}
+
+
+def _put_back(fleet: Fleet) -> None:
+    away = fleet.folder / "away"
+    if away.exists():
+        worker2 = fleet.hosts["worker2"]
+        shutil.move(str(away), str(worker2.state_dir / "mailer" / "config.git" if (away / "HEAD").exists() else worker2.root / "versions" / "1.0.0"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_unknown_release, ["Release 7", "Known are", "release=<number>"]),
+        (_missing_snapshot, ["worker2", "snapshot"]),
+        (_missing_version, ["worker2", "1.0.0"]),
+        (_broker_down, ["127.0.0.1:1", "url"]),
+    ],
+)
+def test_a_rollback_that_cannot_be_done_is_refused_before_anything_changes(standing: Fleet, spoil: Any, words: list[str]) -> None:
+    variables = spoil(standing)
+    variables.pop("version", None)
+    before = standing.everything()
+    done = standing.run("rollback", **variables)
+    after = standing.everything()
+    _put_back(standing)
+    assert done.returncode != 0, done.stdout
+    assert after == before
+    missing = [word for word in words if word not in done.stdout]
+    assert not missing, f"{missing} not in:\n{done.stdout}"
+
+
+def test_no_secret_of_a_config_file_reaches_the_output(deployed: Fleet) -> None:
+    deployed.specification["config"]["sensitive"] = ["*/worker.conf"]
+    done = deployed.run("deploy", "-vvv", "--diff", version="2.0.0")
+    assert done.returncode == 0, done.stdout
+    assert "hunter2" not in done.stdout
+    # As the module's arguments carry it.
+    assert "c2VjcmV0PWh1bnRlcjI" not in done.stdout
+
+
+def test_ansible_runner_runs_them_without_a_terminal_in_an_ephemeral_project(deployed: Fleet, tmp_path: Path) -> None:
+    deployed.write_inventory()
+    for version, playbook, extra in (("2.0.0", "deploy", {"version": "2.0.0"}), ("1.0.0", "rollback", {}), ("1.0.0", "status", {})):
+        private = tmp_path / playbook
+        private.mkdir()
+        run = ansible_runner.run(
+            private_data_dir=str(private),
+            project_dir=str(deployed.project),
+            inventory=str(deployed.project / "inventory.yml"),
+            playbook=f"queueops.fleet.{playbook}",
+            extravars=extra,
+            envvars=deployed.environment(),
+            quiet=True,
+        )
+        output = run.stdout.read()
+        assert (run.status, run.rc) == ("successful", 0), output
+        assert deployed.versions() == {version}
+        shutil.rmtree(private)

@@ -1,0 +1,245 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the on-call reads when the broker cannot be asked, from real servers that refuse in each way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, Refused, Unavailable
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import PauseRequest, RedriveRequest
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.connection import masked
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import BACKENDS, open_backend
+
+from tests.unit.conftest import RedisServer, wait_for
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers of their own, with extra arguments."""
+    servers: list[tuple[RedisServer, str]] = []
+
+    def begin(*extra: str, files: dict[str, bytes] | None = None) -> RedisServer:
+        folder = tempfile.mkdtemp(prefix="qo-")
+        for name, content in (files or {}).items():
+            Path(folder, name).write_bytes(content)
+        server = RedisServer(Path(folder))
+        servers.append((server, folder))
+        server.start(*extra)
+        # The socket is there a moment before anybody listens on it.
+        wait_for(lambda: _listens(server.socket), what="the server")
+        return server
+
+    yield begin
+    for server, folder in servers:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def look(url: str, **settings: Any) -> Any:
+    return open_backend("rq", {"url": url, **settings}).look()
+
+
+def test_unknown_backend_names_the_known_ones() -> None:
+    with pytest.raises(Refused) as caught:
+        open_backend("sidekick", {"url": "redis://x"})
+    assert caught.value.option == "backend"
+    assert all(name in caught.value.sentence() for name in BACKENDS)
+
+
+def test_every_backend_opens_and_says_what_it_can_do(redis_server: RedisServer) -> None:
+    for name in BACKENDS:
+        backend = open_backend(name, {"url": redis_server.url})
+        assert backend.capabilities.system == name
+        missing = set(backend.capabilities.instead) & set(backend.capabilities.can)
+        assert not missing, "says what to use instead of what it can do"
+        assert backend.look(["nothing"], missing_ok=True).queues[0].queued == 0
+
+
+@pytest.mark.parametrize("url", ["", "broker:6379", "http://broker", "redis://broker:port/0"])
+def test_a_wrong_url(url: str) -> None:
+    with pytest.raises(Refused) as caught:
+        look(url)
+    assert caught.value.option == "url"
+
+
+def test_nobody_there() -> None:
+    for url in ("redis://:geheim@127.0.0.1:1/0", "unix:///nowhere/redis.sock?password=geheim"):
+        with pytest.raises(Unavailable) as caught:
+            look(url)
+        text = caught.value.sentence()
+        assert caught.value.option == "url" and caught.value.retryable
+        assert "geheim" not in text and "***" in text and "Could not look at the queues" in text
+
+
+def test_passwords_are_masked() -> None:
+    assert masked("redis://user:geh@eim@broker:6379/0") == "redis://***@broker:6379/0"
+    assert masked("unix:///x.sock?db=0&password=geheim") == "unix:///x.sock?db=0&password=***"
+    assert masked("redis://broker:6379/0") == "redis://broker:6379/0"
+
+
+def test_wrong_and_right_password(start: Callable[..., RedisServer]) -> None:
+    url = start("--requirepass", "geheim").url
+    for settings in ({}, {"password": "falsch"}, {"username": "nobody", "password": "geheim"}):
+        with pytest.raises(Refused, match="user name or password") as caught:
+            look(url, **settings)
+        assert caught.value.option == "password" and "falsch" not in caught.value.sentence()
+    assert look(url, password="geheim").queues == []
+
+
+def test_a_user_without_permission(start: Callable[..., RedisServer]) -> None:
+    url = start().url
+    client = redis.Redis.from_url(url)
+    may = ["+@read", "+time", "+multi", "+exec", "+ping"]
+    client.acl_setuser("watcher", enabled=True, passwords=["+pw"], keys=["*"], commands=may)
+    client.sadd("rq:queues", "rq:queue:mail")
+    assert [state.name for state in look(url, username="watcher", password="pw").queues] == ["mail"]  # Reading is all a look needs.
+    with pytest.raises(Refused, match="may not do this") as caught:
+        open_backend("rq", {"url": url, "username": "watcher", "password": "pw"}).pause(["mail"], PauseRequest("me"))
+    assert caught.value.option == "username"
+    assert client.exists("rq:suspended") == 0
+
+
+def test_a_replica_may_be_looked_at_but_not_changed(start: Callable[..., RedisServer]) -> None:
+    url = start().url
+    redis.Redis.from_url(url).replicaof("127.0.0.1", 1)
+    assert look(url).queues == []
+    for change in (
+        lambda: open_backend("rq", {"url": url}).pause(["mail"], PauseRequest("me")),
+        lambda: open_backend("rq", {"url": url}).redrive(RedriveRequest("mail", None)),
+        lambda: open_backend("redis_list", {"url": url}).redrive(RedriveRequest("mail", None)),
+    ):
+        with pytest.raises(Refused, match="read-only replica") as caught:
+            change()
+        assert caught.value.option == "url" and "primary" in caught.value.sentence()
+
+
+def test_still_loading(start: Callable[..., RedisServer]) -> None:
+    server = start()
+    client = redis.Redis.from_url(server.url)
+    for number in range(200):
+        client.set("k%d" % number, os.urandom(100000))
+    client.save()
+    dump = Path(server.socket).parent.joinpath("dump.rdb").read_bytes()
+    # Every 2 MB it answers those who ask meanwhile: here about twice a second, for about four seconds.
+    slow = start("--key-load-delay", "20000", files={"dump.rdb": dump})
+
+    def refused() -> FleetError | None:
+        try:
+            look(slow.url)
+        except FleetError as error:
+            return error
+        return None
+
+    error = wait_for(refused, what="the refusal")
+    assert isinstance(error, Unavailable) and "loading its data" in error.message and error.retryable
+
+
+def test_keys_of_another_kind(redis_server: RedisServer) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    client.sadd("rq:queues", "rq:queue:mail")
+    client.set("rq:queue:mail", "no list")
+    with pytest.raises(Refused, match="not of the kind") as caught:
+        look(redis_server.url)
+    assert caught.value.option == "backend"
+
+
+def test_no_such_database(redis_server: RedisServer) -> None:
+    with pytest.raises(Refused, match="no such database number"):
+        look("unix://%s?db=99" % redis_server.socket)
+
+
+def test_full_memory_moves_nothing_half(start: Callable[..., RedisServer]) -> None:
+    url = start().url
+    client = redis.Redis.from_url(url)
+    client.rpush("mail:failed", *range(50))
+    client.sadd("rq:queues", "rq:queue:mail")
+    for number in range(5):
+        client.hset("rq:job:%d" % number, mapping={"status": "failed", "origin": "mail", "data": "x"})
+        client.zadd("rq:failed:mail", {str(number): 1})
+    client.config_set("maxmemory", "1")
+    for name in ("rq", "redis_list"):
+        # One can still look.
+        assert open_backend(name, {"url": url}).look(["mail"]).queues[0].failed in (5, 50)
+        with pytest.raises(Unavailable, match="refuses writes") as caught:
+            open_backend(name, {"url": url}).redrive(RedriveRequest("mail", None))
+        assert caught.value.details["moved"] == 0
+    assert client.llen("mail:failed") == 50 and client.zcard("rq:failed:mail") == 5
+    assert client.llen("mail") == client.llen("rq:queue:mail") == 0
+    assert client.hget("rq:job:0", "status") == b"failed"
+
+
+def test_the_library_is_missing() -> None:
+    """Without site-packages Python has no redis, as on a host where nobody installed it."""
+    script = (
+        "from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend\n"
+        "try:\n    open_backend('rq', {'url': 'redis://x'})\n"
+        "except Exception as error:\n    print(error.code, error.option, error.sentence())\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        env={"PYTHONPATH": str(REPOSITORY / "build"), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.startswith("missing_library backend Host ")
+    assert "python3-redis" in run.stdout and "-m pip install redis" in run.stdout and sys.executable in run.stdout
+
+
+def test_tls_options_without_tls_are_refused() -> None:
+    with pytest.raises(Refused) as caught:
+        look("redis://broker", tls_ca="/ca.pem")
+    assert caught.value.option == "tls_ca"
+
+
+def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
+    """A TLS server with a certificate of its own making; it never gets as far as speaking Redis."""
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-subj", "/CN=broker"]
+    subprocess.run(make, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _peer = listener.accept()
+                with connection:
+                    try:
+                        context.wrap_socket(connection, server_side=True).close()
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        url = "rediss://127.0.0.1:%d/0" % listener.getsockname()[1]
+        with pytest.raises(Refused, match="TLS failed") as caught:
+            look(url)
+        assert caught.value.option == "tls_ca"
+        with pytest.raises(Unavailable):  # Not checked, it gets further.
+            look(url, tls_verify=False)
+        thread.join(10)
+    with pytest.raises(Refused) as caught:
+        look("rediss://127.0.0.1:1/0", tls_ca=str(tmp_path / "nothing.pem"))
+    assert caught.value.option == "tls_ca"
