@@ -71,7 +71,7 @@ options:
     type: int
     default: 1000
   rate:
-    description: Tasks published a second, while there are workers.
+    description: Tasks published a second. While the fleet is first brought up, the rate grows with its workers.
     type: float
     default: 22
   python:

@@ -59,7 +59,7 @@ class Lab:
     :ivar queue: name of the queue.
     :ivar instances: workers a host.
     :ivar tasks: how many tasks at least are published.
-    :ivar rate: tasks published a second.
+    :ivar rate: tasks published a second, once all workers are there.
     :ivar python: the interpreter that has rq, redis and supervisor.
     :ivar redis_server: path of a server binary; empty means: look for one.
     :ivar owner_pid: the lab ends itself when this process is gone; 0 for none.
@@ -119,6 +119,7 @@ def up(lab: Lab) -> dict[str, Any]:
         "queue": lab.queue,
         "tasks": lab.tasks,
         "rate": lab.rate,
+        "fleet_size": max(1, len(lab.hosts) * lab.instances),
         "owner_pid": lab.owner_pid,
         "owner_started": processes.started_at(lab.owner_pid) if lab.owner_pid else 0,
         "ready_limit": lab.ready_limit,
@@ -362,7 +363,8 @@ def _pack(folder: str) -> bytes:
 
 def _start(lab: Lab, settings_path: str) -> None:
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    # Whoever started the drill may know its processes by a variable of their own.
+    environment = {name: value for name, value in os.environ.items() if name in kept or name.startswith("QUEUEOPS_")}
     environment.update({processes.MARK: lab.drill_dir, "PYTHONDONTWRITEBYTECODE": "1"})
     folder = os.path.join(lab.drill_dir, "lab")
     log_path = os.path.join(folder, "lab.log")

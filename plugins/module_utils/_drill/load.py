@@ -72,7 +72,8 @@ class Ledger:
 class Load:
     """Producer and sampler.
 
-    :param settings: ``drill_dir``, ``run``, ``queue``, ``tasks`` (how many at least) and ``rate`` (tasks a second).
+    :param settings: ``drill_dir``, ``run``, ``queue``, ``tasks`` (how many at least), ``rate`` (tasks a second) and
+        ``fleet_size`` (workers of the whole fleet).
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -88,7 +89,8 @@ class Load:
         self.number = 0
         self.ledger = Ledger(os.path.join(self.drill_dir, "ledger.tsv"))
         self.finish_file = os.path.join(self.drill_dir, "lab", "finish")
-        self.workers = 0
+        self.fleet_size = int(settings["fleet_size"])
+        self.most_workers = 0
 
     def main(self) -> None:
         """Publish and sample until told to finish; then only sample, until ended by a signal."""
@@ -112,12 +114,16 @@ class Load:
                 write_json(os.path.join(self.drill_dir, "lab", "producer.json"), {"published": self.number, "finished_at": now_iso()})
             if not finished and now >= next_task:
                 published.write(self._publish(closing))
-                rate = CLOSING_RATE if closing else self.rate if self.workers else IDLE_RATE
+                rate = CLOSING_RATE if closing else self._rate()
                 # After a stall the rate is kept, not made up for: a burst would be load that nobody asked for.
                 next_task = max(next_task + 1.0 / rate, now)
             pause = min(next_sample, next_sample if finished else next_task) - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
+
+    def _rate(self) -> float:
+        """Tasks a second: grows with the fleet while it is first brought up, then stays, as callers know nothing of a rollout."""
+        return max(IDLE_RATE, self.rate * min(1.0, self.most_workers / float(self.fleet_size)))
 
     def _await_redis(self) -> None:
         import redis
@@ -144,7 +150,8 @@ class Load:
         pipe.zcard("rq:scheduled:" + name)
         pipe.zcard("rq:failed:" + name)
         pipe.scard("rq:workers:" + name)
-        queued, executing, scheduled, failed, self.workers = pipe.execute()
+        queued, executing, scheduled, failed, workers = pipe.execute()
+        self.most_workers = max(self.most_workers, workers)
         return {
             "at": now_iso(),
             "t": round(elapsed, 3),
@@ -154,7 +161,7 @@ class Load:
             "scheduled": scheduled,
             "failed": failed,
             "completed": self.ledger.count(),
-            "workers": self.workers,
+            "workers": workers,
         }
 
 

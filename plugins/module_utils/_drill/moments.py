@@ -95,7 +95,7 @@ def _merged(moments: list[Moment], hosts: set[str]) -> list[Moment]:
             groups.append([moment.host])
     for moment, group in zip(found, groups):
         if len(group) > 1:
-            moment.host = "all hosts" if hosts and set(group) >= hosts else ", ".join(group)
+            moment.host = "all hosts" if hosts and set(group) >= hosts else ", ".join(sorted(set(group)))
     return found
 
 

@@ -191,7 +191,7 @@ def host_table(found: Findings) -> list[dict[str, Any]]:
             {
                 "host": host,
                 "release": "?" if release is None else release,
-                "running": ", ".join("%d of %s" % (count, version) for version, count in sorted(versions.items())) or "no worker",
+                "running": ", ".join("%d running %s" % (count, version) for version, count in sorted(versions.items())) or "no worker",
                 "agrees": release == found.target_release and versions == {found.target_version: found.instances},
                 "files": [dict(entry, name=os.path.basename(entry["path"])) for entry in files],
                 "same": bool(files) and all(entry["same"] for entry in files),

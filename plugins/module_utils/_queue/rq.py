@@ -444,7 +444,7 @@ class RqBackend(QueueBackend):
                 pipe.smembers(self._key("worker", name, "executions"))
 
         answers = iter(self._redis.together(client, ask))
-        raw_queues = {name: _RawQueue(*(next(answers) for _ in range(9))) for name in names}
+        raw_queues = {name: _RawQueue(*(next(answers) for _index in range(9))) for name in names}
         workers = {}
         running = {_text(member): name for name, raw in raw_queues.items() for member, _score in raw.started_members}
         for name in worker_names:

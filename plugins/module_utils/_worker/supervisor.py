@@ -14,13 +14,15 @@ from urllib.parse import unquote, urlsplit
 from xml.parsers.expat import ExpatError
 
 from .._errors import FleetError, NotFound, Refused, Unavailable
-from .api import WorkerManager, WorkerProcess, WorkerSettings
+from .api import WorkerManager, WorkerProcess, WorkerSettings, polls
 from .process import running_version, started_at
 
 #: Seconds after which supervisord, which answers these calls at once, is not answering.
 ANSWER_LIMIT = 20.0
-#: Times that workers are stopped which start again by themselves; each has to have ended in the instant of the stop.
-QUIET_ATTEMPTS = 10
+#: Seconds in which workers that keep ending and starting have to be caught by a stop.
+QUIET_LIMIT = 15.0
+#: Seconds, told in whole ones, after which supervisord has surely had a turn; it takes one every second at least.
+TURN = 3
 #: Source: supervisor/states.py, ProcessStates.
 STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL = 0, 10, 20, 30, 40, 100, 200
 STATES = {STOPPED: "stopped", STARTING: "starting", RUNNING: "running", BACKOFF: "starting", STOPPING: "stopping", FATAL: "failed"}
@@ -58,17 +60,13 @@ class Supervisor(WorkerManager):
         return [self._worker(process) for process in self._processes()]
 
     def quiet(self) -> None:
-        # A worker that ended by itself just now is not stopped by the call, and supervisord starts it again at its next turn,
-        # of which there is one between any two calls: so with such a worker look twice.
-        calm = 0
-        for _attempt in range(QUIET_ATTEMPTS):
-            states = [process["state"] for process in self._processes()]
-            if any(state in (STARTING, RUNNING, BACKOFF) for state in states):
+        # A worker that ended by itself just now is not stopped by the call, and supervisord starts it again at its next turn.
+        # So one that has ended counts as quiet when it has been so for longer than a turn takes.
+        for _look in polls(QUIET_LIMIT, first=0.01, longest=0.2):
+            processes = self._processes()
+            if any(process["state"] in (STARTING, RUNNING, BACKOFF) for process in processes):
                 self._stop_group()
-                calm = 0
-                continue
-            calm += 1
-            if EXITED not in states or calm > 1:
+            elif not any(process["state"] == EXITED and process["now"] - process["stop"] < TURN for process in processes):
                 return
         raise FleetError(
             f"Workers of {self.settings.unit} start again as often as supervisor stops them",

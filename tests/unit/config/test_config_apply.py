@@ -17,8 +17,10 @@ import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import LIVE, DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, HalfDone, PutBack, Refused
 
+from tests.unit.config.conftest import Picture, Place
 
-def test_everything_comes_back(place: Any) -> None:
+
+def test_everything_comes_back(place: Place) -> None:
     place.write("a.conf", "one\n", 0o640)
     place.write("tool", b"\x7fELF\0", 0o4755)
     place.write("sub/deep/b.conf", "b\n")
@@ -28,7 +30,7 @@ def test_everything_comes_back(place: Any) -> None:
     os.lchown(place.etc / "link", 5, 6)
     (place.etc / "empty").mkdir(mode=0o711)
     history = place.history()
-    snapshot, _ = history.snapshot()
+    snapshot = history.snapshot()[0]
     before = place.picture()
     place.write("a.conf", "two\n", 0o666)
     (place.etc / "tool").unlink()
@@ -48,11 +50,11 @@ def test_everything_comes_back(place: Any) -> None:
     assert not history.pending()
 
 
-def test_what_is_the_same_is_not_touched(place: Any) -> None:
+def test_what_is_the_same_is_not_touched(place: Place) -> None:
     same, other = place.write("same.conf", "same\n"), place.write("other.conf", "one\n")
     mode = place.write("mode.conf", "mode\n")
     history = place.history()
-    snapshot, _ = history.snapshot()
+    snapshot = history.snapshot()[0]
     other.write_text("two\n")
     mode.chmod(0o600)
     before, inode = same.stat(), mode.stat().st_ino
@@ -64,10 +66,10 @@ def test_what_is_the_same_is_not_touched(place: Any) -> None:
     assert sorted(os.listdir(place.etc)) == ["mode.conf", "other.conf", "same.conf"]
 
 
-def test_what_was_never_recorded_is_recorded_first(place: Any) -> None:
+def test_what_was_never_recorded_is_recorded_first(place: Place) -> None:
     path = place.write("a.conf", "one\n")
     history = place.history()
-    first, _ = history.snapshot()
+    first = history.snapshot()[0]
     path.write_text("edited at night\n")
     history.apply(first)
     saved = history.list()[-1]
@@ -78,9 +80,9 @@ def test_what_was_never_recorded_is_recorded_first(place: Any) -> None:
     assert len(history.list()) == 2
 
 
-def test_a_folder_that_holds_something_not_watched_stays(place: Any) -> None:
+def test_a_folder_that_holds_something_not_watched_stays(place: Place) -> None:
     history = place.history(exclude=["*.pid"])
-    snapshot, _ = history.snapshot()
+    snapshot = history.snapshot()[0]
     place.write("new/x.pid", "1\n")
     place.write("new/a.conf", "a\n")
     place.write("gone/a.conf", "a\n")
@@ -90,10 +92,10 @@ def test_a_folder_that_holds_something_not_watched_stays(place: Any) -> None:
     assert history.live() == snapshot
 
 
-def test_only_what_both_watched_is_touched(place: Any) -> None:
+def test_only_what_both_watched_is_touched(place: Place) -> None:
     place.write("a.conf", "one\n")
     place.write("b.conf", "one\n")
-    snapshot, _ = place.history().snapshot()
+    snapshot = place.history().snapshot()[0]
     place.write("a.conf", "two\n")
     place.write("b.conf", "two\n")
     place.write("c.conf", "new\n")
@@ -102,13 +104,13 @@ def test_only_what_both_watched_is_touched(place: Any) -> None:
 
 
 @pytest.mark.parametrize("case", ["no parent", "in the way"])
-def test_what_cannot_work_is_refused_beforehand(place: Any, case: str, picture_of: Callable[..., Any]) -> None:
+def test_what_cannot_work_is_refused_beforehand(place: Place, case: str, picture_of: Callable[..., Picture]) -> None:
     inner = place.root / "opt" / "app.conf"
     inner.parent.mkdir()
     inner.write_text("app\n")
     place.write("thing", "a file\n")
     history = place.history(str(place.etc), str(inner), exclude=["*.pid"])
-    snapshot, _ = history.snapshot()
+    snapshot = history.snapshot()[0]
     place.write("other", "x")
     if case == "no parent":
         inner.unlink()
@@ -125,13 +127,13 @@ def test_what_cannot_work_is_refused_beforehand(place: Any, case: str, picture_o
         assert picture_of(place.root) == before
 
 
-def test_validate_runs_on_staged_files_before_anything_changes(place: Any) -> None:
+def test_validate_runs_on_staged_files_before_anything_changes(place: Place) -> None:
     path = place.write("a.conf", "good\n", 0o640)
     place.write("b.conf", "same\n")
     history = place.history()
-    good, _ = history.snapshot()
+    good = history.snapshot()[0]
     path.write_text("bad hunter2\n")
-    bad, _ = history.snapshot()
+    bad = history.snapshot()[0]
     history.apply(good)
     before = place.picture(ctime=True)
     check = [sys.executable, "-c", "import sys, os; text = open(sys.argv[1]).read(); sys.exit(text) if 'bad' in text else None", "%s"]
@@ -155,10 +157,10 @@ def test_validate_runs_on_staged_files_before_anything_changes(place: Any) -> No
     assert path.read_text() == "bad hunter2\n"
 
 
-def test_an_edit_during_the_staging_is_not_lost(place: Any) -> None:
+def test_an_edit_during_the_staging_is_not_lost(place: Place) -> None:
     path = place.write("a.conf", "one\n")
     history = place.history()
-    first, _ = history.snapshot()
+    first = history.snapshot()[0]
     path.write_text("two\n")
     meanwhile = [sys.executable, "-c", f"open({os.fspath(path)!r}, 'w').write('meanwhile')", "%s"]
     with pytest.raises(FleetError, match=r"a\.conf changed while"):
@@ -167,19 +169,19 @@ def test_an_edit_during_the_staging_is_not_lost(place: Any) -> None:
     assert os.listdir(place.etc) == ["a.conf"]
 
 
-def test_staged_leftovers_are_never_recorded(place: Any) -> None:
+def test_staged_leftovers_are_never_recorded(place: Place) -> None:
     place.write("a.conf", "one\n")
-    first, _ = place.history().snapshot()
+    first = place.history().snapshot()[0]
     place.write(".a.conf.queueops-0123456789ab", "half")
     place.write(".sub.queueops-0123456789ab/inner", "half")
     assert place.history().snapshot() == (first, False)
 
 
-def test_the_longest_names_fit(place: Any) -> None:
+def test_the_longest_names_fit(place: Place) -> None:
     for name in ("n" * 255, "ü" * 127):
         place.write(name, "one\n")
     history = place.history()
-    snapshot, _ = history.snapshot()
+    snapshot = history.snapshot()[0]
     before = place.picture()
     for path in place.etc.iterdir():
         path.write_text("two\n")
@@ -224,11 +226,11 @@ def fail_from(number: int, last: int) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_a_failure_half_way_is_undone(place: Any, number: int) -> None:
+def test_a_failure_half_way_is_undone(place: Place, number: int) -> None:
     for name in ("a", "b", "c/d"):
         place.write(name, "one\n")
     history = place.history()
-    first, _ = history.snapshot()
+    first = history.snapshot()[0]
     place.write("a", "two\n")
     place.write("b", "two\n")
     (place.etc / "c" / "d").unlink()
@@ -248,11 +250,11 @@ def test_a_failure_half_way_is_undone(place: Any, number: int) -> None:
     assert sorted(os.listdir(place.etc)) == ["a", "b", "c"]
 
 
-def test_what_cannot_be_undone_is_said_and_finished_later(place: Any) -> None:
+def test_what_cannot_be_undone_is_said_and_finished_later(place: Place) -> None:
     for name in ("a", "b", "c"):
         place.write(name, "one\n")
     history = place.history()
-    first, _ = history.snapshot()
+    first = history.snapshot()[0]
     for name in ("a", "b", "c"):
         place.write(name, "two\n")
     before = place.picture()
@@ -281,7 +283,7 @@ def as_nobody(work: Callable[[], None]) -> str:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_as_an_ordinary_user(fast_path: Path, place_at: Callable[[Path], Any]) -> None:
+def test_as_an_ordinary_user(fast_path: Path, place_at: Callable[[Path], Place]) -> None:
     fast_path.chmod(0o755)
     (fast_path / "home").mkdir()
     place = place_at(fast_path / "home")
@@ -330,11 +332,11 @@ def test_as_an_ordinary_user(fast_path: Path, place_at: Callable[[Path], Any]) -
     assert as_nobody(record) == Refused.__name__
 
 
-def test_new_folders_of_an_overlay_go_again(place: Any) -> None:
+def test_new_folders_of_an_overlay_go_again(place: Place) -> None:
     place.write("a.conf", "one\n")
     history = place.history()
-    first, _ = history.snapshot()
-    planned, _ = history.snapshot(overlay=[DesiredFile(str(place.etc / "x/y/z.conf"), b"z")])
+    first = history.snapshot()[0]
+    planned = history.snapshot(overlay=[DesiredFile(str(place.etc / "x/y/z.conf"), b"z")])[0]
     before = place.picture()
     history.apply(planned)
     assert (place.etc / "x/y/z.conf").read_text() == "z"

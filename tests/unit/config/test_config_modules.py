@@ -17,8 +17,10 @@ import pytest
 
 BUILD = Path(__file__).parents[3] / "build"
 
+from tests.unit.config.conftest import Picture, Place
 
-def run(place: Any, module: str, *flags: str, **options: Any) -> dict[str, Any]:
+
+def run(place: Place, module: str, *flags: str, **options: Any) -> dict[str, Any]:
     """One task on localhost; its result, with ``failed`` and ``rc`` of ansible."""
     args = json.dumps(dict({"fleet": "mailer", "state_dir": str(place.state)}, **options))
     env = dict(
@@ -37,7 +39,7 @@ def run(place: Any, module: str, *flags: str, **options: Any) -> dict[str, Any]:
     return dict(found, rc=done.returncode)
 
 
-def run_alone(place: Any, module: str, **options: Any) -> dict[str, Any]:
+def run_alone(place: Place, module: str, **options: Any) -> dict[str, Any]:
     """The module as a program by itself, which is all that a refusal needs, and much quicker."""
     args = {"ANSIBLE_MODULE_ARGS": dict({"fleet": "mailer", "state_dir": str(place.state)}, **options)}
     command = [sys.executable, "-m", f"ansible_collections.queueops.fleet.plugins.modules.{module}"]
@@ -47,7 +49,7 @@ def run_alone(place: Any, module: str, **options: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout), rc=done.returncode)
 
 
-def test_snapshot_check_run_check_run(place: Any, picture_of: Callable[..., Any]) -> None:
+def test_snapshot_check_run_check_run(place: Place, picture_of: Callable[..., Picture]) -> None:
     place.write("a.conf", "one\n")
     place.write("secret.key", "hunter2\n")
     options = {"paths": [str(place.etc)], "sensitive": ["secret*"], "label": "first", "release": 7}
@@ -67,12 +69,12 @@ def test_snapshot_check_run_check_run(place: Any, picture_of: Callable[..., Any]
     assert picture_of(place.etc, ctime=True) == before
 
 
-def test_info_and_revert_check_run_check_run(place: Any, picture_of: Callable[..., Any]) -> None:
+def test_info_and_revert_check_run_check_run(place: Place, picture_of: Callable[..., Picture]) -> None:
     path = place.write("a.conf", "one\n")
-    first, _ = place.history().snapshot("first")
+    first = place.history().snapshot("first")[0]
     path.write_text("two\n")
     (place.etc / os.fsdecode(b"odd\xff\n")).write_text("x")
-    second, _ = place.history().snapshot("second")
+    second = place.history().snapshot("second")[0]
     before = picture_of(place.root / "etc", ctime=True)
     state = picture_of(place.state, ctime=True)
     info = run(place, "config_info", **{"from": "first"})
@@ -108,7 +110,9 @@ def test_info_and_revert_check_run_check_run(place: Any, picture_of: Callable[..
         ("config_snapshot", {"fleet": "No Fleet"}, "fleet", "not valid"),
     ],
 )
-def test_what_is_refused(place: Any, picture_of: Callable[..., Any], module: str, options: dict[str, Any], option: str, says: str) -> None:
+def test_what_is_refused(
+    place: Place, picture_of: Callable[..., Picture], module: str, options: dict[str, Any], option: str, says: str
+) -> None:
     place.write("a.conf", "one\n")
     place.history().snapshot("first")
     before = picture_of(place.root / "state", ctime=True)

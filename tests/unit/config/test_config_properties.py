@@ -49,6 +49,8 @@ EDITS = st.lists(
     st.tuples(st.sampled_from(["remove", "write", "mode", "owner", "move", "put"]), st.integers(0, 10**6), NODES, NAMES, MODES), max_size=8
 )
 
+from tests.unit.config.conftest import Place
+
 
 def put(path: bytes, node: tuple[str, Any, int]) -> None:
     kind, what, mode = node
@@ -98,7 +100,7 @@ def edit(root: bytes, todo: tuple[str, int, tuple[str, Any, int], bytes, int]) -
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(tree=TREES, edits=EDITS, more=EDITS)
-def test_there_and_back_again(fast_path: Path, place_at: Callable[[Path], Any], tree: Any, edits: Any, more: Any) -> None:
+def test_there_and_back_again(fast_path: Path, place_at: Callable[[Path], Place], tree: Any, edits: Any, more: Any) -> None:
     root = Path(tempfile.mkdtemp(dir=fast_path))
     place = place_at(root)
     etc = os.fsencode(place.etc)

@@ -223,7 +223,7 @@ def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            for _ in range(2):
+            for _index in range(2):
                 connection, _peer = listener.accept()
                 with connection:
                     try:

@@ -173,7 +173,7 @@ def test_expired_and_odd_tasks_are_skipped_and_counted(broker: Broker) -> None:
 
 def test_many_windows_with_some_that_stay(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BATCH", 7)  # All fail within a second: the scores are the same.
-    for _ in range(4):
+    for _index in range(4):
         broker.fail(11, worker="mailer@1.0.0:worker1:1")
         broker.fail(13)
         broker.fail(3, worker="w1")
@@ -195,7 +195,7 @@ def test_two_at_once_move_each_task_once(broker: Broker, monkeypatch: pytest.Mon
         begin.wait()
         reports.append(redrive(broker))
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
+    threads = [threading.Thread(target=one) for _index in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -94,7 +94,7 @@ class Host:
         self._process: subprocess.Popen[bytes] | None = None
 
     def configure(self, options: str = "", login: str = "") -> None:
-        options = "\n".join(["autostart=false", "stopwaitsecs=20", *options.split()])
+        options = "\n".join(["autostart=false", "stopwaitsecs=20", *options.split("\n")])
         values = {"here": self.folder, "python": sys.executable, "options": options, "login": login}
         (self.folder / "supervisord.conf").write_text(CONFIG % values)
 
@@ -273,9 +273,9 @@ def test_quiet_lets_an_executing_task_finish(host: Host) -> None:
 
 def test_worker_that_keeps_falling_over_is_not_started_again_after_quiet(host: Host) -> None:
     """supervisord does not stop a worker that ended an instant ago, and would start it again after the call."""
-    host.start("autorestart=true command=/usr/bin/true directory=/")
+    host.start("autorestart=true\ncommand=/bin/true\ndirectory=/")
     manager = host.manager()
-    for _round in range(5):
+    for _round in range(3):
         # Not manager.start(): such a worker never counts as started.
         manager._begin_start()
         manager.quiet()
@@ -399,7 +399,9 @@ def test_changed_group_is_taken_over(host: Host) -> None:
     assert states(manager.workers()) == STOPPED
     manager.start()
     assert states(manager.workers()) == RUNNING_1
-    assert b"X=1" in Path(f"/proc/{manager.workers()[0].pid}/environ").read_bytes()
+    # A process has its own environment only once it was executed, an instant after its fork.
+    environment = Path(f"/proc/{manager.workers()[0].pid}/environ")
+    wait_for(lambda: b"X=1" in environment.read_bytes(), what="the changed environment")
 
 
 def test_group_with_autostart_is_started_by_its_addition(host: Host) -> None:
