@@ -292,9 +292,8 @@ def _queue_redrive(seen: Seen) -> Iterator[Line]:
     conservation = _part(data, "conservation")
     moved = "would be put back" if seen.checking else "put back"
     text = f"{data.get('moved')} of {_many(data.get('matched'), 'matching task')} {moved}, {data.get('remaining')} remain"
-    skipped = data.get("skipped_tasks", data.get("skipped"))
-    if isinstance(skipped, int) and skipped and not isinstance(skipped, bool):
-        text += f", {skipped} left out"
+    if data.get("skipped_count"):
+        text += f", {data['skipped_count']} left out"
     proven = conservation.get("verdict")
     if proven:
         text += f"; conservation {proven}"
@@ -485,6 +484,8 @@ class CallbackModule(DefaultCallback):
         elif seen.action in settings._ACTION_DEBUG:
             self._clean_results(seen.data, seen.task.action)
             said = seen.data.get("msg")
+            if isinstance(said, list) and all(isinstance(row, str) for row in said):
+                said = "\n".join(said)
             yield Line(said if isinstance(said, str) else self._dump_results(seen.data))
         elif seen.data.get("changed"):
             label = f" ({self._get_item_label(seen.data)})" if item else ""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 Results = dict[str, dict[str, Any]]
@@ -129,7 +129,7 @@ def _first_line(text: Any) -> str:
 
 
 def _iso(unix: float) -> str:
-    return datetime.fromtimestamp(float(unix), timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(float(unix), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class FilterModule:

@@ -40,7 +40,10 @@ class FleetError(Exception):
 
     def sentence(self) -> str:
         """The whole error as the on-call reads it: what happened, what is still true, what to do next."""
-        parts = [self.message, self.still_true, self.next_step]
+        told = "%s %s" % (self.message, self.next_step or "")
+        at_fault = "(option %s)" % self.option if self.option and self.option not in told else ""
+        message = " ".join(part for part in (self.message.rstrip("."), at_fault) if part)
+        parts = [message, self.still_true, self.next_step]
         return " ".join(part.rstrip(".") + "." for part in parts if part)
 
 

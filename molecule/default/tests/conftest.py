@@ -31,11 +31,14 @@ FILES = ("routes.json", "secret.conf", "worker.conf")
 # Read with RQ's own classes, on the broker.
 LOOK = """
 import json, redis, rq
+from rq.intermediate_queue import IntermediateQueue
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 connection = redis.Redis()
 queue = rq.Queue("mail", connection=connection)
 print(json.dumps({
     "queued": queue.count,
+    # Taken from the queue by a worker that has not begun it; one that is ended just then leaves it there.
+    "taken": len(IntermediateQueue(queue.key, connection).get_job_ids()),
     "executing": StartedJobRegistry(queue=queue).count,
     "scheduled": ScheduledJobRegistry(queue=queue).count,
     "failed": FailedJobRegistry(queue=queue).count,

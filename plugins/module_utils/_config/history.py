@@ -30,6 +30,8 @@ from .git import ZERO, Git
 from .tree import DIRECTORY, FILE, SYMLINK, Change, Entry, Known, Names, State, changes, parse_manifest, read_live, with_parents
 from .watch import Watch, printable, to_bytes
 
+__all__ = ["LIVE", "ConfigHistory", "DesiredFile", "FileDiff", "Snapshot"]
+
 MAIN = "refs/heads/main"
 LIVE_REF = "refs/queueops/live"
 AFTER_REFS = "refs/queueops/after/"
@@ -326,7 +328,11 @@ class ConfigHistory:
             state = self._settled()
             if overlay is not None:
                 state = self._overlaid(state, overlay, write=False)
-            found = self._recorded(state, self._refs())
+            refs = self._refs()
+            intent = self._bench.load()
+            if intent is not None and intent.phase == applying.RENAMING:
+                refs.live = intent.snapshot  # where the recovery will have brought it
+            found = self._recorded(state, refs)
             if found is None:
                 return self._unrecorded(state, label, release, overlay is not None), True
             return found, label is not None and label not in found.labels

@@ -268,7 +268,7 @@ class _Card:
     origin: str
     task: str
     worker: str
-    ended_at: float | None
+    ended: str
     redrives: int
     already: bool
     error: str | None = None
@@ -285,7 +285,7 @@ class _Card:
             origin=parts[4],
             task=parts[5],
             worker=parts[6],
-            ended_at=parse_time(parts[7]),
+            ended=parts[7],
             redrives=_number(parts[8]) or 0,
             already=parts[9] == "1",
         )
@@ -293,6 +293,11 @@ class _Card:
     @property
     def version(self) -> str | None:
         return version_and_host(self.worker)[0]
+
+    @property
+    def ended_at(self) -> float | None:
+        """Parsed when asked for: it takes longer than all else that is read of a task."""
+        return parse_time(self.ended)
 
     def obstacle(self) -> str | None:
         """The outcome letter that a move would answer with, or None."""
@@ -312,11 +317,10 @@ def _compare(card: _Card, match: Match, now: float) -> list[bool | None]:
         told.append(fnmatch.fnmatchcase(card.task, match.task) if card.task else None)
     if match.version is not None:
         told.append(card.version == match.version if card.version else None)
-    age = now - card.ended_at if card.ended_at is not None else None
-    if match.older_than is not None:
-        told.append(age > match.older_than if age is not None else None)
-    if match.newer_than is not None:
-        told.append(age < match.newer_than if age is not None else None)
+    if match.older_than is not None or match.newer_than is not None:
+        ended = card.ended_at
+        oldest, newest = match.newer_than, match.older_than or 0.0
+        told.append(None if ended is None else newest < now - ended and (oldest is None or now - ended < oldest))
     return told
 
 

@@ -74,7 +74,7 @@ class ConfirmTimer:
             if timer["armed_by"] == "systemd":
                 self._start_systemd_timer(seconds, command)
             else:
-                _start_watchdog(command + ["--wait"])
+                _start_watchdog([*command, "--wait"])
         except FleetError:
             remove_durably(self._path)
             raise
@@ -102,9 +102,11 @@ class ConfirmTimer:
         for name in ("%s.timer" % unit, "%s.service" % unit):
             subprocess.run(["systemctl", "reset-failed", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         done = subprocess.run(
-            ["systemd-run", "--quiet", "--collect", "--unit", unit, "--on-active", "%ds" % max(1, round(seconds))]
-            + ["--timer-property", "AccuracySec=1s", "--description", "queueops.fleet: take %s back unless confirmed" % self._fleet]
-            + command,
+            [
+                *("systemd-run", "--quiet", "--collect", "--unit", unit, "--on-active", "%ds" % max(1, round(seconds))),
+                *("--timer-property", "AccuracySec=1s", "--description", "queueops.fleet: take %s back unless confirmed" % self._fleet),
+                *command,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,

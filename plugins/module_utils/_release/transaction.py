@@ -9,15 +9,13 @@ instruction the process dies at, the next run, or the confirm timer, reads the i
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 from .._config.history import LIVE, ConfigHistory, DesiredFile, FileDiff, Snapshot
 from .._config.watch import Watch
-from .._errors import Conflict, FleetError, HalfDone, OutOfTime, PutBack, Refused
-from .._files import make_private_dir
+from .._errors import Conflict, FleetError, HalfDone, PutBack, Refused
 from .._journal.events import Event
 from .._journal.journal import Journal
 from .._worker.api import WorkerManager
@@ -190,7 +188,8 @@ class HostTransaction:
             state = self._recovered(order)
             if state.live != number:
                 raise Conflict(
-                    "Release %d is not live on %s: release %s is, since %s" % (number, self._settings.host, state.live, _clock(state.since)),
+                    "Release %d is not live on %s: release %s is, since %s"
+                    % (number, self._settings.host, state.live, _clock(state.since)),
                     still_true="Nothing was changed",
                     next_step="The confirm timer or another operation put it back: read %s, then deploy again" % self._record.events_path,
                 )
@@ -407,9 +406,7 @@ class HostTransaction:
         workers = self._manager().workers()
         serving = [worker for worker in workers if worker.state == "running" and worker.version == record.version]
         on_it = len(serving) == len(workers) if record.running and record.version is not None else True
-        pending = bool(
-            state.live != record.number or state.intent or diffs or self._store.current() != record.version or not on_it
-        )
+        pending = bool(state.live != record.number or state.intent or diffs or self._store.current() != record.version or not on_it)
         return Result(
             changed,
             record.public(),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.queueops.fleet.plugins.module_utils._config.history import Snapshot
 
 from tests.unit.conftest import wait_for
 
@@ -37,14 +38,20 @@ WRAPPED = ("write", "fsync")
 from tests.unit.config.conftest import Place
 
 
-def killed_at(number: int, work: Callable[[], object]) -> bool:
-    """Run ``work`` in a forked process that dies by SIGKILL before its call ``number``; return whether it came so far."""
+def is_disk_call(event: str, _args: tuple[Any, ...]) -> bool:
+    return event in EVENTS or event in WRAPPED
+
+
+def killed_at(number: int, work: Callable[[], object], counts: Callable[[str, tuple[Any, ...]], bool] = is_disk_call) -> bool:
+    """Run ``work`` in a forked process that dies by SIGKILL before the call ``number`` that counts; return whether it came so far."""
     pid = os.fork()
     if pid == 0:
         count = 0
 
-        def step() -> None:
+        def step(event: str, args: tuple[Any, ...]) -> None:
             nonlocal count
+            if not counts(event, args):
+                return
             count += 1
             if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -53,7 +60,7 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
             original = getattr(os, name)
 
             def wrapped(*args: Any) -> Any:
-                step()
+                step(name, args)
                 return original(*args)
 
             setattr(os, name, wrapped)
@@ -61,7 +68,7 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
         try:
             for name in WRAPPED:
                 wrap(name)
-            sys.addaudithook(lambda event, _args: step() if event in EVENTS else None)
+            sys.addaudithook(step)
             work()
         except BaseException:  # noqa: BLE001 - the child must not go on as a second pytest
             os._exit(3)
@@ -74,7 +81,7 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
     return False
 
 
-def build(place: Place) -> Any:
+def build(place: Place) -> Snapshot:
     """Two states that differ in every way, with the second one live; returns the snapshot of the first."""
     place.write("a.conf", "one\n", 0o640)
     place.write("folder/inner", "inner\n")
@@ -153,26 +160,22 @@ def test_killed_at_every_call_of_a_snapshot(fast_path: Path, place_at: Callable[
     assert number > 30
 
 
-def interrupted(place: Place, first: Any, old: Any) -> None:
-    """Kill an apply between its renames, so that the files are a mixture."""
-    number = 60
-    while True:
-        assert killed_at(number, lambda: place.history().apply(first)), "no kill left a mixture"
-        pending = place.history().pending()
-        if (
-            pending
-            and pending["phase"] == "renaming"
-            and {path: seen for path, seen in place.picture().items() if b".queueops-" not in path} != old
-        ):
-            return
-        place.history().recover()
-        number += 1
+def interrupted(place: Place, first: Snapshot) -> None:
+    """Kill an apply before its second rename of a watched file, so that the files are a mixture."""
+
+    def is_watched_rename(event: str, args: tuple[Any, ...]) -> bool:
+        return event == "os.rename" and os.fsencode(args[1]).startswith(os.fsencode(place.etc))
+
+    assert killed_at(2, lambda: place.history().apply(first), is_watched_rename)
+    pending = place.history().pending()
+    assert pending is not None
+    assert pending["phase"] == "renaming"
 
 
 def test_the_next_snapshot_finishes_first(fast_path: Path, place_at: Callable[[Path], Place]) -> None:
     place = place_at(fast_path)
     first = build(place)
-    interrupted(place, first, place.picture())
+    interrupted(place, first)
     history = place.history()
     assert history.snapshot(dry_run=True) == (first, False), "check mode foresees the recovery"
     assert history.snapshot() == (first, False)
@@ -184,15 +187,17 @@ def test_the_next_snapshot_finishes_first(fast_path: Path, place_at: Callable[[P
 def test_the_same_revert_again_ends_where_it_was_going(fast_path: Path, place_at: Callable[[Path], Place]) -> None:
     place = place_at(fast_path)
     first = build(place)
-    interrupted(place, first, place.picture())
+    interrupted(place, first)
     history = place.history()
+    assert list(place.etc.glob(".*.queueops-*"))
     target = history.resolve("previous")
     assert target.id == first.id
     foreseen = history.apply(target, dry_run=True)
     assert foreseen
     assert history.apply(target) == foreseen
-    assert history.live().id == first.id
+    assert history.live() == first
     assert len(history.list()) == 2, "the mixture is not recorded"
+    assert not list(place.etc.glob(".*.queueops-*"))
 
 
 def test_a_git_that_outlives_its_parent_keeps_the_lock(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +216,7 @@ def test_a_git_that_outlives_its_parent_keeps_the_lock(place: Place, tmp_path: P
             place.history().snapshot()
         finally:
             os._exit(0)
-    wait_for(lambda: (tmp_path / "waiting").exists(), what="git at write-tree")
+    wait_for((tmp_path / "waiting").exists, what="git at write-tree")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 

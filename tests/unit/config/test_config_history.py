@@ -400,7 +400,9 @@ def test_a_damaged_object_is_named_and_the_others_still_work(place: Place) -> No
     blob = history.entries(first)[str(path)].blob
     stored = Path(place.repo, "objects", blob[:2], blob[2:])
     good = stored.read_bytes()
-    for damage in (b"rubbish", good[:-4], None):
+    other = history.entries(second)[str(path)].blob
+    # Rubbish, cut short, whole but of another file, and gone.
+    for damage in (b"rubbish", good[:-4], Path(place.repo, "objects", other[:2], other[2:]).read_bytes(), None):
         stored.chmod(0o600)
         stored.write_bytes(damage) if damage is not None else stored.unlink()
         before = place.picture()

@@ -140,7 +140,9 @@ def _put_back(fleet: Fleet) -> None:
     away = fleet.folder / "away"
     if away.exists():
         worker2 = fleet.hosts["worker2"]
-        shutil.move(str(away), str(worker2.state_dir / "mailer" / "config.git" if (away / "HEAD").exists() else worker2.root / "versions" / "1.0.0"))
+        shutil.move(
+            str(away), str(worker2.state_dir / "mailer" / "config.git" if (away / "HEAD").exists() else worker2.root / "versions" / "1.0.0")
+        )
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,31 @@ def test_expired_and_odd_tasks_are_skipped_and_counted(broker: Broker) -> None:
     assert report.skipped_because == {"its record has expired on the broker": 2, "its own status is not failed": 1}
 
 
+def test_what_changes_between_reading_and_moving_is_seen(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script on the server checks everything again: here others act just before it runs."""
+    ids = broker.fail(5)
+    move = room.RqBackend._move
+
+    def others_first(self: room.RqBackend, *arguments: Any) -> None:
+        broker.queue().failed_job_registry.requeue(ids[0])
+        broker.client.delete("rq:job:" + ids[1])
+        broker.client.hset("rq:job:" + ids[2], "status", "started")
+        broker.client.sadd("queueops:redrive:r1:moved", ids[3])
+        move(self, *arguments)
+
+    monkeypatch.setattr(room.RqBackend, "_move", others_first)
+    report = redrive(broker, run="r1")
+    assert report.moved == 1
+    assert report.skipped_because == {
+        "not among the failed tasks": 1,
+        "its record has expired on the broker": 1,
+        "its own status is not failed": 1,
+        "already moved by this run": 1,
+    }
+    assert queued(broker) == [ids[0], ids[4]]
+    assert report.conservation["verdict"] == "unproven"
+
+
 def test_many_windows_with_some_that_stay(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BATCH", 7)  # All fail within a second: the scores are the same.
     for _index in range(4):

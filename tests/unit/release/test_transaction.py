@@ -107,7 +107,7 @@ def test_a_version_that_does_not_start_is_put_back_by_the_host(host: Host) -> No
     before = host.tree()
     host.transaction().prepare(host.wanted(2, "2.0.0", "b", broken=True), Order())
     with pytest.raises(PutBack) as caught:
-        host.transaction(start_timeout=1.0).activate(2, SECOND, 60)
+        host.transaction(start_timeout=5.0, health={"hold": 5.0, "command": []}).activate(2, SECOND, 60)
     assert "host1 is back on release 1 (version 1.0.0), code and config." in caught.value.sentence()
     assert host.tree() == before
     assert running(host) == ["1.0.0", "1.0.0"]
