@@ -87,13 +87,14 @@ def redrive_events(redriven: dict[str, Any]) -> list[dict[str, Any]]:
         failed = result.get("failed") or result.get("unreachable")
         figures = {name: result.get(name) for name in ("matched", "moved", "skipped_count", "skipped_because", "remaining", "conservation")}
         figures["queue"] = result.get("rollback_queue")
-        events.append(
-            {
-                "kind": "redrive_failed" if failed else "tasks_redriven",
-                "reason": _first_line(result.get("msg")) if failed else None,
-                "data": {name: value for name, value in figures.items() if value is not None},
-            }
-        )
+        event = {
+            "kind": "redrive_failed" if failed else "tasks_redriven",
+            "reason": _first_line(result.get("msg")) if failed else None,
+            "data": {name: value for name, value in figures.items() if value is not None},
+        }
+        if result.get("ended"):
+            event["at"] = _iso(result["ended"])
+        events.append(event)
     return events
 
 

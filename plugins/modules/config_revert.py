@@ -122,7 +122,7 @@ snapshot:
     planned: false
     after: null
 was:
-  description: The id of the snapshot that the host was at before. Null when that state was not recorded.
+  description: The id of the snapshot that the host was at before. Null in check mode when that state was not recorded yet.
   returned: success
   type: str
   sample: 04d72623ea8bb9b5d2fb2fd51701a5e5553935c1

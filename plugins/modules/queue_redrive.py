@@ -80,6 +80,10 @@ options:
       - It is remembered on the broker for seven days. Default is a new name each time.
       - Not with O(backend=redis_list), whose tasks have no identity.
     type: str
+  missing_ok:
+    description: Whether a queue that is not known yet is one without failed tasks, rather than an error.
+    type: bool
+    default: false
 seealso:
   - module: queueops.fleet.queue_info
 """
@@ -116,6 +120,10 @@ run:
   description: The name of this redrive. Null in check mode without O(run), and with O(backend=redis_list).
   returned: success
   type: str
+ended:
+  description: When the redrive ended, in seconds since the epoch.
+  returned: success
+  type: float
 matched:
   description: Failed tasks that match. The sum of RV(moved), RV(skipped_count) and RV(remaining).
   returned: success
@@ -197,10 +205,12 @@ conservation:
       type: str
 """
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveRequest
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, RedriveRequest
 from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import QUEUE_SPEC, backend_of
 
 if TYPE_CHECKING:
@@ -219,8 +229,14 @@ def redrive(module: AnsibleModule) -> Outcome:
         destination=params["destination"],
         match=Match(**wanted),
     )
-    report = backend_of(params).redrive(request, check=module.check_mode)
-    return Outcome(changed=report.moved > 0, result=report.as_dict(), diff=report.diff, warnings=report.warnings)
+    try:
+        report = backend_of(params).redrive(request, check=module.check_mode)
+    except NotFound as error:
+        if not params["missing_ok"] or error.option != "queue":
+            raise
+        report = RedriveReport(run=params["run"])
+    result = dict(report.as_dict(), ended=time.time())
+    return Outcome(changed=report.moved > 0, result=result, diff=report.diff, warnings=report.warnings)
 
 
 def main() -> None:
@@ -242,6 +258,7 @@ def main() -> None:
             },
         },
         run={"type": "str"},
+        missing_ok={"type": "bool", "default": False},
     )
     run_module(redrive, spec, supports_check_mode=True)
 

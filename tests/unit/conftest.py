@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -55,7 +56,12 @@ class RedisServer:
     def start(self, *extra: str) -> None:
         command = [find_redis_server(), "--port", "0", "--unixsocket", self.socket, "--save", "", "--dir", str(self._folder), *extra]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(lambda: os.path.exists(self.socket), what="the Redis socket")
+        wait_for(self._answers, what="an answer of Redis")
+
+    def _answers(self) -> bool:
+        # The socket is there before the server listens on it.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.socket) == 0
 
     def stop(self) -> None:
         if self._process is not None:

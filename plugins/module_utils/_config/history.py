@@ -130,12 +130,14 @@ class ConfigHistory:
     :param repo_dir: the bare repository, created (0700) when the first snapshot is recorded.
     :param watch: what is watched. With no paths nothing is recorded but that.
     :ivar recovered: what :meth:`recover` last had to put right, empty if nothing.
+    :ivar saved: the snapshot that :meth:`apply` made of what was live and not yet recorded, or None.
     """
 
     def __init__(self, repo_dir: str, watch: Watch) -> None:
         self.repo_dir = repo_dir
         self.watch = watch
         self.recovered: _list[FileDiff] = []
+        self.saved: Snapshot | None = None
         self._own = os.path.join(repo_dir, "queueops")
         self._git = Git(repo_dir)
         self._bench = Workbench(self._git, self._own)
@@ -384,7 +386,7 @@ class ConfigHistory:
                 refs = self._refs()
                 applying.preflight(found, Names())
                 if not self._is_kept(found, refs):
-                    self._record(live, refs, None, None, False, f"As found before {target.short} was put in place")
+                    self.saved = self._record(live, refs, None, None, False, f"As found before {target.short} was put in place")
                 self._bench.run(found, target.id, validate, self._secret(wanted.watch), lambda: self._set_live(target.id))
             else:
                 diffs = []

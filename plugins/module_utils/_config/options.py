@@ -53,6 +53,7 @@ def revert(params: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], bo
     target = history.resolve(params["to"])
     was = history.live()
     diffs = history.apply(target, params["validate"] or None, dry_run=dry_run)
+    was = was or history.saved
     result = {
         "snapshot": shown(target),
         "was": None if was is None else was.id,

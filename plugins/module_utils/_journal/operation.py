@@ -104,9 +104,7 @@ def open_operation(journal: Journal, request: OpenRequest, dry: bool = False) ->
         if held is not None:
             events += _end_held(held, request, operation_id, epoch, actor)
         opened, warnings = _opening(state, request)
-        events.append(
-            Event(kind="operation_opened", operation=operation_id, epoch=epoch, actor=actor, reason=request.reason, data=opened)
-        )
+        events.append(Event(kind="operation_opened", operation=operation_id, epoch=epoch, actor=actor, reason=request.reason, data=opened))
         answer = _write(session, state, events, operation_id, dry)
         answer.warnings = warnings
         answer.taken_over = held.as_dict() if held is not None else None
@@ -402,9 +400,7 @@ def _left_behind(state: FleetState, operation: Operation, outcome: str, to_relea
 
 
 def _withdrawal(operation: Operation, release: int, reason: str | None, epoch: int, actor: str | None) -> Event:
-    return Event(
-        kind="release_withdrawn", operation=operation.id, epoch=epoch, actor=actor, reason=reason, data={"release": release}
-    )
+    return Event(kind="release_withdrawn", operation=operation.id, epoch=epoch, actor=actor, reason=reason, data={"release": release})
 
 
 def _report(operation: Operation, host: str, found: dict[str, Any]) -> Event:

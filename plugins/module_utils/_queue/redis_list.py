@@ -33,9 +33,7 @@ BATCH = 1000
 SCANNED_KEYS = 200000
 
 _NOT_RECORDED = "a Redis list does not record it"
-_TOO_MANY = (
-    "the database has more than %d keys to search for processing lists; name them in the option processing" % SCANNED_KEYS
-)
+_TOO_MANY = "the database has more than %d keys to search for processing lists; name them in the option processing" % SCANNED_KEYS
 
 CAPABILITIES = Capabilities(
     system="redis_list",

@@ -310,6 +310,11 @@ class _Card:
         return "s" if self.status != "failed" else None
 
 
+def _age_fits(age: float, match: Match) -> bool:
+    old_enough = match.older_than is None or age > match.older_than
+    return old_enough and (match.newer_than is None or age < match.newer_than)
+
+
 def _compare(card: _Card, match: Match, now: float) -> list[bool | None]:
     """Whether each condition of ``match`` but the error's holds; None where the task does not record what it asks for."""
     told: list[bool | None] = []
@@ -319,8 +324,7 @@ def _compare(card: _Card, match: Match, now: float) -> list[bool | None]:
         told.append(card.version == match.version if card.version else None)
     if match.older_than is not None or match.newer_than is not None:
         ended = card.ended_at
-        oldest, newest = match.newer_than, match.older_than or 0.0
-        told.append(None if ended is None else newest < now - ended and (oldest is None or now - ended < oldest))
+        told.append(None if ended is None else _age_fits(now - ended, match))
     return told
 
 
@@ -667,9 +671,7 @@ class RqBackend(QueueBackend):
         with self._redis.asking("read the failed tasks") as client:
             return [_Card.parse(line) for line in client.register_script(script)(keys=[failed], args=arguments)]
 
-    def _choose(
-        self, cards: list[_Card], match: Match, pattern: re.Pattern[str] | None, now: float, report: RedriveReport
-    ) -> list[_Card]:
+    def _choose(self, cards: list[_Card], match: Match, pattern: re.Pattern[str] | None, now: float, report: RedriveReport) -> list[_Card]:
         """Those of ``cards`` that match; what cannot be compared is counted apart."""
         chosen = []
         for card in cards:
@@ -705,9 +707,7 @@ class RqBackend(QueueBackend):
                 latest = stream[0][1].get(b"exc_string") if stream else None
                 card.error = error_block(latest, True) if latest else error_block(field, False)
 
-    def _move(
-        self, cards: list[_Card], request: RedriveRequest, moved_key: str, now: float, check: bool, report: RedriveReport
-    ) -> None:
+    def _move(self, cards: list[_Card], request: RedriveRequest, moved_key: str, now: float, check: bool, report: RedriveReport) -> None:
         """Move the chosen ones as far as the limit goes, and count what became of each."""
         report.matched += len(cards)
         movable = []
@@ -776,9 +776,7 @@ class RqBackend(QueueBackend):
             "after": {"failed": before["failed"] - report.moved, "queued": before["queued"] + report.moved},
         }
         if report.undetermined:
-            report.warnings.append(
-                "%d failed tasks do not record what match asks for and were left where they are" % report.undetermined
-            )
+            report.warnings.append("%d failed tasks do not record what match asks for and were left where they are" % report.undetermined)
 
 
 _SKIPPED = {

@@ -73,6 +73,8 @@ def test_what_was_never_recorded_is_recorded_first(place: Place) -> None:
     path.write_text("edited at night\n")
     history.apply(first)
     saved = history.list()[-1]
+    assert history.saved is not None
+    assert history.saved.id == saved.id
     assert path.read_text() == "one\n"
     history.apply(saved)
     assert path.read_text() == "edited at night\n"
