@@ -116,7 +116,7 @@ class HostTransaction:
                 return self._compared(state, known, changed=False)
             if known is not None and known.activated:
                 return Result(False, known.public(), differs=True, pending=True)
-            snapshot, _ = self._history.snapshot("release-%d" % wanted.number, wanted.number, overlay=wanted.files)
+            snapshot = self._history.snapshot("release-%d" % wanted.number, wanted.number, overlay=wanted.files)[0]
             record = ReleaseRecord(wanted.number, wanted.version, wanted.checksum, snapshot.id, snapshot.tree, time.time())
             self._record.save_release(record)
             return self._compared(state, record, changed=True)
@@ -390,7 +390,7 @@ class HostTransaction:
         """Before the first release: record the host as it was found, so that there is a way back."""
         if state.live is not None:
             return state
-        snapshot, _ = self._history.snapshot("release-0", AS_FOUND)
+        snapshot = self._history.snapshot("release-0", AS_FOUND)[0]
         running = any(worker.state in ("running", "starting") for worker in self._manager().workers())
         self._record.save_release(
             ReleaseRecord(AS_FOUND, self._store.current(), None, snapshot.id, snapshot.tree, time.time(), activated=True, running=running)
@@ -474,7 +474,7 @@ class _timed:
     def __enter__(self) -> None:
         self._began = time.monotonic()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._timings[self._step] = round(time.monotonic() - self._began, 3)
 
 

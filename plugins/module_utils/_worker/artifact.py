@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from typing import IO, Any, Iterator
 from urllib.parse import unquote, urlsplit
 
-try:
-    from lzma import LZMAError
-except ImportError:  # A Python that was built without lzma
-    LZMAError = EOFError  # type: ignore[misc,assignment]
-
 from .._errors import MissingLibrary, NotFound, Refused, Unavailable
+
+try:
+    import lzma
+
+    _LZMA_ERRORS: tuple[type[Exception], ...] = (lzma.LZMAError,)
+except ImportError:  # A Python that was built without lzma
+    _LZMA_ERRORS = ()
 
 #: Seconds without a byte after which a source of artifacts does not answer.
 ANSWER_LIMIT = 30.0
@@ -241,7 +243,7 @@ def _opened(archive_file: IO[bytes], artifact: str) -> Iterator[tarfile.TarFile]
             yield archive
     except tarfile.CompressionError as error:
         raise MissingLibrary(f"This host's Python cannot unpack {shown(artifact)}: {error}", option="artifact") from None
-    except (tarfile.TarError, EOFError, zlib.error, LZMAError, UnicodeError, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, *_LZMA_ERRORS, UnicodeError, OSError) as error:
         # A broken gz or bz2 stream is an OSError, too, but one that did not come from the system.
         if isinstance(error, OSError) and error.errno is not None:
             raise

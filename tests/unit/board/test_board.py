@@ -198,9 +198,7 @@ class Stage:
 
     def play(self, bad: bool, run: str, *options: str) -> subprocess.CompletedProcess[str]:
         command = self.command(bad, run, *options)
-        return subprocess.run(
-            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False, timeout=120
-        )
+        return subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.fixture(scope="module")

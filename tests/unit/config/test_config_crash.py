@@ -65,14 +65,16 @@ def killed_at(number: int, work: Callable[[], object], counts: Callable[[str, tu
 
             setattr(os, name, wrapped)
 
+        # Whatever happens, the child must not go on as a second pytest.
+        ended = 3
         try:
             for name in WRAPPED:
                 wrap(name)
             sys.addaudithook(step)
             work()
-        except BaseException:  # noqa: BLE001 - the child must not go on as a second pytest
-            os._exit(3)
-        os._exit(0)
+            ended = 0
+        finally:
+            os._exit(ended)
     _pid, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._drill import lab as room
 from ansible_collections.queueops.fleet.plugins.module_utils._drill import processes
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, MissingLibrary, NotFound, Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, FleetError, MissingLibrary, NotFound, Refused
 
 from tests.unit.conftest import wait_for
 
@@ -143,9 +143,9 @@ def test_missing_things_are_refused_before_anything_is_made(settings: room.Lab, 
 
 
 def test_a_lab_that_does_not_start_says_why_and_leaves_nothing(settings: room.Lab) -> None:
-    with pytest.raises(Exception, match="redis") as caught:
+    with pytest.raises(FleetError, match="redis") as caught:
         room.up(replace(settings, redis_server="/bin/false"))
-    assert "Nothing of it is running" in caught.value.sentence()  # type: ignore[attr-defined]
+    assert "Nothing of it is running" in caught.value.sentence()
     assert not processes.marked(settings.drill_dir)
 
 

@@ -90,7 +90,7 @@ def _wrong_checksum(fleet: Fleet) -> dict[str, Any]:
     return {"version": "2.0.0", "checksum": "sha256:" + "0" * 64}
 
 
-def _unknown_version(_: Fleet) -> dict[str, Any]:
+def _unknown_version(dummy: Fleet) -> dict[str, Any]:
     return {"version": "9.9.9"}
 
 
@@ -122,7 +122,7 @@ def test_a_deploy_that_cannot_be_done_is_refused_before_anything_changes(standin
     assert "Nothing was changed" in done.stdout or spoil is _wrong_backend, done.stdout
 
 
-def _unknown_release(_: Fleet) -> dict[str, Any]:
+def _unknown_release(dummy: Fleet) -> dict[str, Any]:
     return {"release": 7}
 
 

@@ -163,19 +163,23 @@ def test_redrive_by_playbook(busy: Broker) -> None:
 
 def test_gate_verdicts(busy: Broker) -> None:
     options: dict[str, Any] = {"queue": "mail", "version": "2.0.0", "since": 0, "min_tasks": 5, "bake": 1, "timeout": 2}
+
+    def changed(**more: Any) -> dict[str, Any]:
+        return {**options, **more}
+
     nowhere = "unix:///nowhere.sock"
     run = Run(
         busy,
         [
             task("fail", "fleet_gate", **options),
-            task("pass", "fleet_gate", **dict(options, limit=0.7, bake=8, timeout=40, name="canary")),
-            task("few", "fleet_gate", **dict(options, min_tasks=50)),
+            task("pass", "fleet_gate", **changed(limit=0.7, bake=8, timeout=40, name="canary")),
+            task("few", "fleet_gate", **changed(min_tasks=50)),
             task("fresh", "fleet_gate", **{key: value for key, value in options.items() if key != "since"}),
-            task("nobody", "fleet_gate", **dict(options, version="3.0.0")),
-            task("blind", "fleet_gate", **dict(options, url=nowhere, timeout=30, errors_limit=2)),
-            task("check", "fleet_gate", check=True, **dict(options, limit=0.7, bake=30, timeout=60)),
-            task("refused", "fleet_gate", **dict(options, timeout=0.5)),
-            task("unable", "fleet_gate", **dict(options, backend="redis_list")),
+            task("nobody", "fleet_gate", **changed(version="3.0.0")),
+            task("blind", "fleet_gate", **changed(url=nowhere, timeout=30, errors_limit=2)),
+            task("check", "fleet_gate", check=True, **changed(limit=0.7, bake=30, timeout=60)),
+            task("refused", "fleet_gate", **changed(timeout=0.5)),
+            task("unable", "fleet_gate", **changed(backend="redis_list")),
         ],
     )
     assert {name: run[name].get("verdict") for name in run.results} == {

@@ -52,7 +52,7 @@ def test_a_worker_busy_with_another_queue_does_not_hold_this_one(broker: Broker)
 
 def test_a_worker_between_taking_and_recording_is_not_idle(broker: Broker) -> None:
     worker = rq.Worker(["mail"], connection=broker.client, name=NAME)
-    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker.register_birth()
     worker.set_state(rq.worker.WorkerStatus.BUSY)
     assert not watch(broker.backend(), ["mail"], include_queued=False, budget=0.1).drained
     worker.set_state(rq.worker.WorkerStatus.IDLE)

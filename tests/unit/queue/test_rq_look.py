@@ -111,7 +111,7 @@ def test_costs_the_same_for_many_tasks_as_for_few(broker: Broker) -> None:
 
 def test_a_task_on_its_way_is_counted_once(broker: Broker) -> None:
     worker = rq.Worker(["mail"], connection=broker.client, name=NAME)
-    worker.register_birth()  # type: ignore[no-untyped-call]
+    worker.register_birth()
     (task,) = broker.publish(1)
     broker.client.lmove(broker.queue().key, broker.queue().intermediate_queue_key, "LEFT", "RIGHT")
     assert broker.backend().look().queues[0].executing == 1
@@ -141,7 +141,7 @@ def test_a_killed_worker_is_gone_once_its_heartbeat_expired(broker: Broker) -> N
 
 
 def test_a_name_without_version_is_unknown_and_says_how_to_name_it(broker: Broker) -> None:
-    rq.Worker(["mail"], connection=broker.client, name="w1").register_birth()  # type: ignore[no-untyped-call]
+    rq.Worker(["mail"], connection=broker.client, name="w1").register_birth()
     look = broker.backend().look()
     assert look.workers[0].version is None
     assert look.workers[0].host  # From RQ's own record.

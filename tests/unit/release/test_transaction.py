@@ -60,7 +60,7 @@ def test_code_and_config_go_out_and_come_back_together(host: Host) -> None:
     assert running(host) == ["1.0.0", "1.0.0"]
     deploy(host, 2, "2.0.0", "b", SECOND)
     assert running(host) == ["2.0.0", "2.0.0"]
-    assert b"setting=b\n" in [content for _, content in host.tree().values()]
+    assert b"setting=b\n" in [entry[1] for entry in host.tree().values()]
     back = host.transaction().revert(1, Order("op-0003-rollback", 3))
     assert back.changed
     assert host.tree() == first
