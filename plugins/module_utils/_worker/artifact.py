@@ -23,9 +23,12 @@ from .._errors import MissingLibrary, NotFound, Refused, Unavailable
 try:
     import lzma
 
-    _LZMA_ERRORS: tuple[type[Exception], ...] = (lzma.LZMAError,)
+    _LZMA_ERRORS: tuple[type[BaseException], ...] = (lzma.LZMAError,)
 except ImportError:  # A Python that was built without lzma
     _LZMA_ERRORS = ()
+
+#: What reading an archive that is none, or a torn one, may raise.
+_UNREADABLE: tuple[type[BaseException], ...] = (tarfile.TarError, EOFError, zlib.error, UnicodeError, OSError, *_LZMA_ERRORS)
 
 #: Seconds without a byte after which a source of artifacts does not answer.
 ANSWER_LIMIT = 30.0
@@ -243,7 +246,7 @@ def _opened(archive_file: IO[bytes], artifact: str) -> Iterator[tarfile.TarFile]
             yield archive
     except tarfile.CompressionError as error:
         raise MissingLibrary(f"This host's Python cannot unpack {shown(artifact)}: {error}", option="artifact") from None
-    except (tarfile.TarError, EOFError, zlib.error, *_LZMA_ERRORS, UnicodeError, OSError) as error:
+    except _UNREADABLE as error:
         # A broken gz or bz2 stream is an OSError, too, but one that did not come from the system.
         if isinstance(error, OSError) and error.errno is not None:
             raise

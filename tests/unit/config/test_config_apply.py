@@ -276,15 +276,21 @@ def test_what_cannot_be_undone_is_said_and_finished_later(place: Place) -> None:
 
 #: Only root can become another user; anybody else is an ordinary one already.
 AS_ROOT = os.geteuid() == 0
-NOBODY = 65534 if AS_ROOT else os.geteuid()
+NOBODY = (65534, 65534) if AS_ROOT else (os.geteuid(), os.getegid())
+
+
+def give_all(folder: Path) -> None:
+    """Give everything below ``folder`` to the ordinary user."""
+    for path in folder.rglob("*"):
+        os.chown(path, *NOBODY)
 
 
 def as_nobody(work: Callable[[], None]) -> str:
     def drop() -> None:
         if AS_ROOT:
             os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(NOBODY[1])
+            os.setuid(NOBODY[0])
         work()
 
     return in_child(drop)
@@ -298,7 +304,7 @@ def test_as_an_ordinary_user(fast_path: Path, place_at: Callable[[Path], Place])
     (place.etc / "locked").mkdir()
     (place.etc / "locked" / "x").write_text("x")
     for path in (fast_path / "home", place.etc, mine, place.etc / "locked" / "x"):
-        os.chown(path, NOBODY, -1)
+        os.chown(path, *NOBODY)
 
     def record() -> None:
         place.history().snapshot("first")
@@ -317,9 +323,7 @@ def test_as_an_ordinary_user(fast_path: Path, place_at: Callable[[Path], Place])
         os.chown(mine, 0, 0)
     mine.chmod(0o644)
     place.history().snapshot("foreign")
-    for folder, folders, files in os.walk(place.state):
-        for name in [*folders, *files]:
-            os.chown(os.path.join(folder, name), NOBODY, -1)
+    give_all(place.state)
     mine.unlink()
     before = place.picture()
 
