@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test ci lint unit molecule bench requirements clean
+.PHONY: help drill test lint unit molecule bench requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,10 +23,6 @@ drill: $(LINK) ## rehearse a rollback on this machine: real Redis, real workers,
 test: $(LINK) ## everything CI checks: lint, unit, molecule
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/stages.py lint unit molecule
-
-ci: $(LINK) # what .ci/run calls: the README's two commands, counted together
-	@scripts/venv.sh test
-	@exec .venv/test/bin/python scripts/stages.py drill "drill RELEASE=good" lint unit molecule
 
 lint: $(LINK) ## ansible-lint, ruff, mypy, yamllint, import-linter, ansible-test sanity
 	@scripts/venv.sh test

@@ -33,13 +33,13 @@ install() {
 
 engine_answers() { docker info >/dev/null 2>&1; }
 
-install ssh=openssh-client
-if ! command -v docker >/dev/null || ! engine_answers; then
+install ssh=openssh-client docker=docker.io
+if ! engine_answers; then
     if [ "$(id -u)" != 0 ]; then
         echo "make molecule needs a Docker engine that $(id -un) may use: sudo apt install docker.io && sudo usermod -aG docker $(id -un), then log in again; or run it as root." >&2
         exit 1
     fi
-    install docker=docker.io dockerd=docker.io iptables=iptables
+    install dockerd=docker.io iptables=iptables
 fi
 if ! engine_answers; then
     if [ -d /run/systemd/system ]; then

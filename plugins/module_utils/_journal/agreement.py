@@ -138,6 +138,8 @@ def _row(host: str, wanted: int, version: str | None, result: Mapping[str, Any])
         found = AS_FOUND
     phase = live.get("phase")
     reasons = _differences(wanted, version, found, phase, live)
+    if not reasons and _drifted(wanted, result):
+        reasons.append("its files differ from release %d; the diff shows how" % wanted)
     if result.get("failed"):
         reasons.append(_joined("failed", result.get("msg")))
     return Row(host, wanted, found, phase, not reasons, "; ".join(reasons))
@@ -154,6 +156,12 @@ def _differences(wanted: int, version: str | None, found: int | None, phase: Any
     if version and live.get("version") != version:
         reasons.append("release %d is version %s there, not %s" % (wanted, live.get("version"), version))
     return reasons + _workers(wanted, version or live.get("version"), live.get("workers"))
+
+
+def _drifted(wanted: int, result: Mapping[str, Any]) -> bool:
+    """Whether the host was compared with this very release, and found to need a switch in order to be on it."""
+    asked_about = result.get("release")
+    return bool(result.get("pending")) and isinstance(asked_about, Mapping) and release_number(asked_about.get("number")) == wanted
 
 
 def _workers(wanted: int, version: str | None, workers: Any) -> list[str]:

@@ -108,3 +108,11 @@ def test_a_release_as_text_is_a_number_too() -> None:
     results = {host: on() for host in HOSTS}
     results["worker1"]["live"]["release"] = "1"
     assert compare(1, "1.0.0", HOSTS, results).agree
+
+
+def test_a_host_whose_files_differ_from_its_release_does_not_agree() -> None:
+    live = {"release": 1, "phase": "confirmed", "version": "1.0.0", "workers": [{"name": "w", "state": "running", "version": "1.0.0"}]}
+    drifted = {"live": live, "pending": True, "release": {"number": 1}}
+    assert not compare(1, "1.0.0", ["a"], {"a": drifted}).agree
+    # Compared with another release, as a deploy's plan does, it says nothing about this one.
+    assert compare(1, "1.0.0", ["a"], {"a": dict(drifted, release={"number": 2})}).agree

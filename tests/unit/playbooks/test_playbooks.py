@@ -66,7 +66,7 @@ def test_status_fails_on_a_mixed_fleet_and_names_the_host(deployed: Fleet) -> No
     (deployed.hosts["worker2"].config / "worker.conf").write_text("edited by hand\n")
     done = deployed.run("status")
     assert done.returncode != 0
-    assert re.search(r"worker2.*differ|differ.*worker2", done.stdout, re.S), done.stdout
+    assert "worker2: its files differ from release 1" in done.stdout, done.stdout
 
 
 def _wrong_backend(fleet: Fleet) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def test_a_deploy_that_cannot_be_done_is_refused_before_anything_changes(standin
     assert {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} == set()
     missing = [word for word in words if word not in done.stdout]
     assert not missing, f"{missing} not in:\n{done.stdout}"
-    assert "Nothing was changed" in done.stdout or spoil is _wrong_backend, done.stdout
+    assert re.search("Nothing was (changed|unpacked)", done.stdout) or spoil is _wrong_backend, done.stdout
 
 
 def _unknown_release(dummy: Fleet) -> dict[str, Any]:
