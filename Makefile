@@ -38,7 +38,7 @@ molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8)
 
 bench: $(LINK) ## measure the rollback against a hand-written playbook, in the same containers
 	@scripts/venv.sh test
-	@exec .venv/test/bin/python scripts/scenario.py bench $(ARGS)
+	@exec .venv/test/bin/python scripts/bench.py $(ARGS)
 
 requirements: ## pin requirements/*.txt anew from requirements/*.in
 	@scripts/pin.sh drill test worker

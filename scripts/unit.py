@@ -27,7 +27,12 @@ def main(arguments: list[str]) -> int:
         f"--junit-xml={report}",
         *(arguments or ["tests/unit"]),
     ]
-    code = subprocess.run(command, cwd=ROOT, env=environment(QUEUEOPS_REDIS_SERVER=redis_server()), check=False).returncode
+    code = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(QUEUEOPS_REDIS_SERVER=redis_server(), HYPOTHESIS_STORAGE_DIRECTORY=str(BUILD / "hypothesis")),
+        check=False,
+    ).returncode
     record = Record("unit")
     ran = broken = skipped = 0
     if report.exists():

@@ -64,7 +64,7 @@ class WaitingAction(ActionBase):
         now = time.monotonic()
         if last or now - self._shown >= LINE_S:
             self._shown = now
-            display.display(text)
+            display.display("%s  %s" % (time.strftime("%H:%M:%S"), text))
 
 
 def thinned(points: list[dict[str, Any]], most: int = 200) -> list[dict[str, Any]]:
