@@ -289,9 +289,12 @@ def _fleet_gate(seen: Seen) -> Iterator[Line]:
 
 def _queue_redrive(seen: Seen) -> Iterator[Line]:
     data = seen.data
+    abandoned = seen.args.get("source") == "abandoned"
+    if abandoned and not data.get("matched"):
+        return
     conservation = _part(data, "conservation")
     moved = "would be put back" if seen.checking else "put back"
-    text = f"{data.get('moved')} of {_many(data.get('matched'), 'matching task')} {moved}, {data.get('remaining')} remain"
+    text = f"{data.get('moved')} of {_many(data.get('matched'), 'abandoned task' if abandoned else 'matching task')} {moved}, {data.get('remaining')} remain"
     if data.get("skipped_count"):
         text += f", {data['skipped_count']} left out"
     proven = conservation.get("verdict")

@@ -38,6 +38,8 @@ options:
   source:
     description:
       - V(failed) are the failed tasks of O(queue).
+      - V(abandoned), with O(backend=rq), are tasks that a worker took and never began, because it was stopped between the two. They
+        go back to the head of O(queue), each one only when no live worker can have it in hand. That is waited for, up to 15 seconds.
       - With O(backend=redis_list) it may be the name of any other list.
     type: str
     default: failed

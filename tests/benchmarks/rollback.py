@@ -10,6 +10,7 @@ Prints a Markdown table, and writes it to build/bench/rollback.md.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -26,11 +27,15 @@ BY_HAND = [str(ROOT / "tests" / "benchmarks" / "rollback_by_hand.yml")]
 
 
 def inventory() -> str:
-    """The inventory that molecule made for its hosts."""
-    found = sorted(SCRATCH.rglob("ansible_inventory.yml"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        sys.exit(f"There is no molecule inventory under {SCRATCH}; run `make bench`.")
-    return str(found[-1].parent)
+    """An inventory of the scenario's hosts, with the scenario's group_vars."""
+    folder = ROOT / "build" / "bench" / "inventory"
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = {"workers": {"hosts": {name: {} for name in WORKERS}}, "brokers": {"hosts": {"broker": {}}}}
+    (folder / "hosts.json").write_text(json.dumps(groups), encoding="utf-8")
+    group_vars = folder / "group_vars"
+    if not group_vars.is_symlink():
+        group_vars.symlink_to(ROOT / "molecule" / "default" / "group_vars")
+    return str(folder)
 
 
 def play(*arguments: str) -> float:

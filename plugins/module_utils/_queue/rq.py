@@ -39,6 +39,7 @@ from .api import (
     version_and_host,
 )
 from .connection import RedisConnection
+from .rq_abandoned import Reclaim
 
 #: At most this many executions of one queue are read by name; there are normally as many as there are workers.
 NAMED_EXECUTIONS = 200
@@ -58,7 +59,7 @@ ERROR_UNPACKED = 16 * 1024 * 1024
 CAPABILITIES = Capabilities(
     system="rq",
     can=frozenset(("list_queues", "counters", "pause", "redrive", "redrive_run")),
-    instead={"redrive_source": "Leave source at failed; RQ keeps its failed tasks in one registry per queue"},
+    instead={"redrive_source": "Give source failed or abandoned; RQ keeps its failed tasks in one registry per queue"},
     guarantee={
         "pause": "RQ's pause holds for all queues of the Redis database; a worker that is idle when it is set may still take one task"
         " before it notices; a worker that is started meanwhile exits at once with an error",
@@ -599,6 +600,8 @@ class RqBackend(QueueBackend):
 
     def redrive(self, request: RedriveRequest, check: bool = False) -> RedriveReport:
         """Walk the failed registry oldest first in windows of bounded size; each window's matches move in one script."""
+        if request.source == "abandoned":
+            return self._reclaim(request, check)
         if request.source != "failed":
             self.capabilities.require("redrive_source", "source")
         self.capabilities.require_match(request.match.named())
@@ -625,6 +628,18 @@ class RqBackend(QueueBackend):
         after.pop("at")
         self._conserve(report, before, after, check)
         return report
+
+    def _reclaim(self, request: RedriveRequest, check: bool) -> RedriveReport:
+        if set(request.match.named()) - {"limit"} or request.destination:
+            raise Refused(
+                "Abandoned tasks go back to the head of their own queue, all of them",
+                option="match" if not request.destination else "destination",
+                next_step="Give only match.limit with source=abandoned",
+            )
+        if not check:
+            self._redis.require_writable("redrive")
+        self._count(request)
+        return Reclaim(self._redis, self._prefix, request.queue, self.look).run(request, check)
 
     def _destination(self, request: RedriveRequest) -> str:
         return request.destination or request.queue

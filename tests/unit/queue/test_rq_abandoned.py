@@ -1,0 +1,128 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tasks that a worker took and never began: put back exactly when nobody can have them in hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import rq
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._queue import rq_abandoned
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, RedriveRequest
+
+from tests.unit.conftest import wait_for
+from tests.unit.queue.conftest import Broker
+
+INTERMEDIATE = "rq:queue:mail:intermediate"
+
+#: A real worker that is told to stop right after it took a task: between BLMOVE and the start of the execution.
+STOPPED_IN_BETWEEN = """
+import os, signal, sys
+import redis, rq
+original = rq.Queue._fetch_dequeued_job
+def told_to_stop(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return original(*arguments, **options)
+rq.Queue._fetch_dequeued_job = told_to_stop
+rq.Worker(["mail"], connection=redis.Redis.from_url(sys.argv[1]), name="mailer@1.0.0:worker1:1").work()
+"""
+
+
+def abandon(broker: Broker) -> None:
+    environment = dict(os.environ, PYTHONPATH=str(broker.folder))
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_BETWEEN, broker.url], env=environment, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def reclaim(broker: Broker, check: bool = False, **match: Any) -> RedriveReport:
+    report: RedriveReport = broker.backend().redrive(RedriveRequest("mail", None, "abandoned", match=Match(**match)), check=check)
+    return report
+
+
+def taken(broker: Broker) -> int:
+    return int(broker.client.llen(INTERMEDIATE))
+
+
+def test_rq_leaves_a_task_behind_and_it_runs_once(broker: Broker) -> None:
+    broker.publish(3)
+    abandon(broker)
+    assert (taken(broker), broker.queue().count) == (1, 2)
+    before = broker.snapshot()
+    assert reclaim(broker, check=True).moved == 1
+    assert broker.snapshot() == before
+    report = reclaim(broker)
+    assert (report.matched, report.moved, report.skipped, report.conservation["verdict"]) == (1, 1, 0, "proven")
+    assert (taken(broker), broker.queue().count) == (0, 3)
+    broker.start_worker("mailer@1.0.0:worker1:2", burst=True)
+    assert broker.noted() == ["0", "1", "2"], "back at the head of the queue, and run once"
+    assert reclaim(broker).matched == 0
+
+
+def test_a_worker_that_waits_for_a_task_has_none_in_hand(broker: Broker) -> None:
+    broker.publish(1)
+    abandon(broker)
+    broker.start_worker("mailer@2.0.0:worker2:1")
+    wait_for(lambda: any("b" in entry["flags"] for entry in broker.client.client_list()), what="the waiting worker")
+    assert reclaim(broker).moved == 1
+    wait_for(lambda: broker.noted() == ["0"], what="the task's end")
+    wait_for(lambda: taken(broker) == 0, what="an empty list")
+
+
+def test_a_worker_that_is_busy_with_another_task_has_none_in_hand(broker: Broker) -> None:
+    gate = broker.folder / "gate"
+    broker.queue().enqueue("tasks.hold", str(gate))
+    broker.start_worker("mailer@2.0.0:worker2:1")
+    wait_for(lambda: broker.backend().look(["mail"]).workers[0].task_since, what="the executing task")
+    broker.publish(1)
+    abandon(broker)
+    assert reclaim(broker).moved == 1
+    gate.touch()
+    wait_for(lambda: broker.noted() == ["0"], what="the task's end")
+
+
+def test_what_a_live_worker_may_have_in_hand_is_left(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rq_abandoned, "PATIENCE_S", 0.5)
+    broker.publish(1)
+    abandon(broker)
+    # Registered and idle, but not waiting for a task: as one that has just taken it.
+    worker: Any = rq.Worker(["mail"], connection=broker.client, name="mailer@2.0.0:worker2:1")
+    worker.register_birth()
+    report = reclaim(broker)
+    assert (report.moved, report.skipped_because) == (0, {rq_abandoned.IN_HAND: 1})
+    assert report.conservation["verdict"] == "unproven"
+    assert (taken(broker), broker.queue().count) == (1, 0)
+    worker.register_death()
+    assert reclaim(broker).moved == 1
+
+
+def test_a_task_that_its_worker_begins_is_not_put_back(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    (task,) = broker.publish(1)
+    abandon(broker)
+    worker: Any = rq.Worker(["mail"], connection=broker.client, name="mailer@2.0.0:worker2:1")
+    worker.register_birth()
+    looks = []
+
+    def begin(backend: Any, workers: Any) -> set[str]:
+        looks.append(backend)
+        if len(looks) == 2:
+            broker.client.lrem(INTERMEDIATE, 1, task)
+        return set()
+
+    monkeypatch.setattr(rq_abandoned.Reclaim, "_waiting", begin)
+    report = reclaim(broker)
+    assert (report.moved, report.skipped_because) == (0, {rq_abandoned.BEGUN: 1})
+    assert broker.queue().count == 0
+
+
+def test_filters_are_refused(broker: Broker) -> None:
+    broker.publish(1)
+    with pytest.raises(Refused, match="all of them"):
+        reclaim(broker, version="1.0.0")
