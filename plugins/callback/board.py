@@ -294,7 +294,8 @@ def _queue_redrive(seen: Seen) -> Iterator[Line]:
         return
     conservation = _part(data, "conservation")
     moved = "would be put back" if seen.checking else "put back"
-    text = f"{data.get('moved')} of {_many(data.get('matched'), 'abandoned task' if abandoned else 'matching task')} {moved}, {data.get('remaining')} remain"
+    tasks = _many(data.get("matched"), "abandoned task" if abandoned else "matching task")
+    text = f"{data.get('moved')} of {tasks} {moved}, {data.get('remaining')} remain"
     if data.get("skipped_count"):
         text += f", {data['skipped_count']} left out"
     proven = conservation.get("verdict")

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pkgutil
+import re
 import shutil
 import signal
 import subprocess
@@ -260,9 +261,12 @@ def _clear(drill_dir: str) -> None:
 
 
 def _make_run_folder(drill_dir: str) -> tuple[str, bool]:
-    """The folder for sockets: in the lab's folder, or in /tmp and linked from there when the path would be too long for a socket."""
+    """The folder for sockets: in the lab's folder, or in /tmp and linked from there when a socket could not have that path.
+
+    A path may be too long, and redis-py cannot parse what the server says of a client whose path has white space.
+    """
     run = os.path.join(drill_dir, "run")
-    if len(os.fsencode(run)) <= _LONGEST_RUN_FOLDER:
+    if len(os.fsencode(run)) <= _LONGEST_RUN_FOLDER and not re.search(r"\s", run):
         os.mkdir(run, 0o700)
         return run, False
     short = tempfile.mkdtemp(prefix="queueops-", dir="/tmp")

@@ -102,8 +102,11 @@ def test_a_process_that_left_the_family_is_still_ended(bring_up: Callable[..., R
     assert stray.wait(5) == -signal.SIGKILL
 
 
-def test_a_long_folder_gets_short_socket_paths_and_they_go_too(bring_up: Callable[..., RunningLab], tmp_path: Path) -> None:
-    lab = bring_up(drill_dir=str(tmp_path / ("long-" * 20) / "drill"))
+@pytest.mark.parametrize("name", ["long-" * 20, "with a space"])
+def test_a_folder_that_no_socket_can_have_gets_short_socket_paths_and_they_go_too(
+    bring_up: Callable[..., RunningLab], tmp_path: Path, name: str
+) -> None:
+    lab = bring_up(drill_dir=str(tmp_path / name / "drill"))
     run = Path(lab.state["run"])
     assert len(str(run / "worker1.sock")) < 100
     assert (lab.folder / "run").resolve() == run

@@ -62,7 +62,9 @@ def test_counts_what_the_worker_finished(broker: Broker) -> None:
     broker.publish(3, "fail")
     broker.publish(4)
     broker.start_worker(NAME)
+    # The counter is written a moment before the worker is idle again.
     wait_for(lambda: broker.backend().look().workers[0].completed == 4, what="the tasks")
+    wait_for(lambda: broker.backend().look().workers[0].state == "idle", what="the idle worker")
     worker = broker.backend().look(["mail"]).workers[0]
     assert (worker.completed, worker.failed, worker.state, worker.task) == (4, 3, "idle", None)
 
