@@ -28,7 +28,6 @@ MOST = 1000
 SAMPLE = 20
 
 IN_HAND = "a live worker may still have it in hand; run again later"
-BEGUN = "its worker has begun it meanwhile"
 
 # KEYS: intermediate, queue, set of queues. ARGV: ids... Answers how many were put back; one that was begun is not there any more.
 _PUT_BACK = """
@@ -67,20 +66,16 @@ class Reclaim:
         if request.match.limit is not None:
             report.remaining = max(0, len(abandoned) - request.match.limit)
             abandoned = abandoned[: request.match.limit]
-        report.matched = len(abandoned) + report.remaining
         left = self._wait_for_proof(abandoned) if abandoned else []
-        begun = len(abandoned) - len(left)
-        if begun:
-            report.skip(BEGUN, begun)
-        proven = [task for task in left if task not in self._unproven]
-        if len(proven) < len(left):
-            report.skip(IN_HAND, len(left) - len(proven))
+        proven = [task for task in left if task not in self._unproven] if left else []
         moved = proven if check else self._put_back(proven)
         report.moved = len(moved)
-        if len(moved) < len(proven):
-            report.skip(BEGUN, len(proven) - len(moved))
+        in_hand = len(left) - len(proven)
+        if in_hand:
+            report.skip(IN_HAND, in_hand)
+        # What its worker has begun meanwhile was not abandoned.
+        report.matched = report.moved + in_hand + report.remaining
         report.sample = [{"id": task} for task in moved[:SAMPLE]]
-        in_hand = report.skipped_because.get(IN_HAND, 0)
         report.conservation = {
             "before": {"abandoned": report.matched},
             "after": {"abandoned": report.remaining + in_hand + (report.moved if check else 0)},
