@@ -30,7 +30,10 @@ def inventory() -> str:
     """An inventory of the scenario's hosts, with the scenario's group_vars."""
     folder = ROOT / "build" / "bench" / "inventory"
     folder.mkdir(parents=True, exist_ok=True)
-    groups = {"workers": {"hosts": {name: {} for name in WORKERS}}, "brokers": {"hosts": {"broker": {}}}}
+    groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {
+        "workers": {"hosts": {name: {} for name in WORKERS}},
+        "brokers": {"hosts": {"broker": {}}},
+    }
     (folder / "hosts.json").write_text(json.dumps(groups), encoding="utf-8")
     group_vars = folder / "group_vars"
     if not group_vars.is_symlink():
