@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,8 @@ class Broker:
         command = [sys.executable, "-m", "rq.cli", "worker", *options, *(queues or ("mail",))]
         environment = dict(os.environ, PYTHONPATH=str(self.folder))
         with open(self.folder / "worker.log", "ab") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+            # A session of its own, so that what it forks can be found after it was killed.
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
         self._processes.append(process)
         if burst:
             assert process.wait(60) == 0
@@ -105,6 +108,26 @@ class Broker:
         for process in self._processes:
             process.kill()
             process.wait(10)
+        # A task's process outlives its killed worker, and would write into the next test's database.
+        wait_for(self._no_more_forked, what="the end of the tasks' processes")
+
+    def _no_more_forked(self) -> bool:
+        sessions = {process.pid for process in self._processes}
+        forked = [pid for pid, session, state in _processes() if session in sessions and state != "Z"]
+        for pid in forked:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not forked
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """Pid, session and state of every process."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        yield int(entry.parent.name), int(fields[3]), fields[0]
 
 
 @pytest.fixture

@@ -297,7 +297,7 @@ def test_another_destination(broker: Broker) -> None:
         (RedriveRequest("mial", None), "queue", "no queue mial"),
         (RedriveRequest("mail", None, destination="slwo"), "destination", "no queue slwo"),
         (RedriveRequest("mail", None, match=Match(error="(")), "match.error", "regular expression"),
-        (RedriveRequest("mail", None, source="other"), "source", "Leave source at failed"),
+        (RedriveRequest("mail", None, source="other"), "source", "Give source failed or abandoned"),
     ],
 )
 def test_refused_before_anything_changes(broker: Broker, request_: RedriveRequest, option: str, said: str) -> None:
