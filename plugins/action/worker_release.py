@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -15,6 +16,13 @@ from ansible.release import __version__ as core_version
 
 #: Before 2.19 a rendered JSON file would come back as a dictionary.
 _AS_TEXT = {"convert_data": False} if core_version.startswith("2.18.") else {}
+
+
+def _beside_inventory(source: str, task_vars: dict[str, Any]) -> str:
+    """A relative path is meant from the inventory's folder: the playbooks stand in the collection, where nobody keeps templates."""
+    folder = task_vars.get("inventory_dir")
+    beside = os.path.join(str(folder), source) if folder else source
+    return beside if os.path.exists(beside) else source
 
 
 class ActionModule(ActionBase):
@@ -44,7 +52,7 @@ class ActionModule(ActionBase):
         source = entry.get("src")
         if not source:
             raise AnsibleActionFail(f"config.files entry for {entry.get('dest')} has no src. Nothing was changed. Name a template for it.")
-        source = str(source).replace("{version}", version)
+        source = _beside_inventory(str(source).replace("{version}", version), task_vars)
         lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
         try:
             rendered = lookup.run([source], variables=dict(task_vars, queueops_version=version), **_AS_TEXT)

@@ -88,7 +88,8 @@ options:
         suboptions:
           src:
             description:
-              - Path of a Jinja2 template on the controller. C({version}) stands for O(version).
+              - Path of a Jinja2 template on the controller, absolute or from the inventory's folder.
+                C({version}) stands for O(version).
             type: str
           dest:
             description: Absolute path on the host.

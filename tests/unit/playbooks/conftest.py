@@ -54,9 +54,7 @@ class Fleet:
             "artifact": {"url": "{{ root }}/artifacts/mailer-{version}.tar.gz", "checksums": checksums},
             "config": {
                 "paths": ["{{ root }}/etc"],
-                "files": [
-                    {"src": str(self.project / "templates" / "worker.conf.j2"), "dest": "{{ root }}/etc/worker.conf", "mode": "0640"}
-                ],
+                "files": [{"src": "templates/worker.conf.j2", "dest": "{{ root }}/etc/worker.conf", "mode": "0640"}],
             },
             "gate": {"min_tasks": 0, "bake": 0, "timeout": 5},
         }
