@@ -256,7 +256,7 @@ class QueueBackend(ABC):
     def pause(self, queues: list[str], request: PauseRequest, check: bool = False) -> PauseReport:
         """Stop workers from taking tasks of ``queues``; see ``capabilities.guarantee["pause"]``. With ``check`` only tell."""
         self.capabilities.require("pause", "state")
-        raise NotImplementedError
+        raise NotImplementedError  # a backend that declares the ability has to override this
 
     def resume(self, queues: list[str], owner: str, check: bool = False) -> PauseReport:
         """Lift the pause of ``queues`` if ``owner`` holds it.
@@ -264,12 +264,12 @@ class QueueBackend(ABC):
         :raises Conflict: somebody else holds the pause.
         """
         self.capabilities.require("pause", "state")
-        raise NotImplementedError
+        raise NotImplementedError  # a backend that declares the ability has to override this
 
     def redrive(self, request: RedriveRequest, check: bool = False) -> RedriveReport:
         """Move failed tasks back to be worked on, each in one atomic step. With ``check`` only count."""
         self.capabilities.require("redrive", "backend")
-        raise NotImplementedError
+        raise NotImplementedError  # a backend that declares the ability has to override this
 
 
 _NAME = re.compile(r"^[^@:\s]+@(?P<version>[^:\s]+):(?P<host>[^:\s]+)(?::.*)?$")
