@@ -11,18 +11,18 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit molecule bench requirements clean
+.PHONY: help drill test lint unit contract contract-sample molecule bench requirements clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 drill: $(LINK) ## rehearse a rollback on this machine: real Redis, real workers, three hosts (RELEASE=bad|good)
 	@scripts/venv.sh drill
 	@exec .venv/drill/bin/python scripts/drill.py --release "$(RELEASE)"
 
-test: $(LINK) ## everything CI checks: lint, unit, molecule
+test: $(LINK) ## everything CI checks: lint, unit, contract-sample, molecule
 	@scripts/venv.sh test
-	@exec .venv/test/bin/python scripts/stages.py lint unit molecule
+	@exec .venv/test/bin/python scripts/stages.py lint unit contract-sample molecule
 
 lint: $(LINK) ## ansible-lint, ruff, mypy, yamllint, import-linter, ansible-test sanity
 	@scripts/venv.sh test
@@ -31,6 +31,14 @@ lint: $(LINK) ## ansible-lint, ruff, mypy, yamllint, import-linter, ansible-test
 unit: $(LINK) ## unit tests, against a real Redis and real workers
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/unit.py $(ARGS)
+
+contract: $(LINK) ## every queue system on every version of its server, with real workers, dying at every step (long)
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/contract.py $(ARGS)
+
+contract-sample: $(LINK) ## the same on one version of each server; what CI runs
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/contract.py --sample $(ARGS)
 
 molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8); needs Docker Engine
 	@scripts/venv.sh test

@@ -194,6 +194,7 @@ def main() -> int:
         ["vermin", "-q", "--no-tips", "--violations", "-t=3.8-", "--no-parse-comments", *hosts],
         len(hosts),
     )
+    run(record, "docs/queues.md says what the backends declare", [sys.executable, "scripts/capabilities.py", "--check"], 1, "page")
     run(record, "yamllint", ["yamllint", "--strict", *yaml], len(yaml))
     run(record, "shellcheck", ["shellcheck", *shell], len(shell))
     run(

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.common.validation import check_type_float
+from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import QUEUE_SPEC
 from ansible_collections.queueops.fleet.plugins.plugin_utils._waiting import WaitingAction, thinned
 
 
@@ -34,7 +35,10 @@ class ActionModule(WaitingAction):
             waited = time.monotonic() - began
             if waited >= timeout:
                 self.line("drain %s: out of time after %.0f s: %s" % (where, waited, _describe(result)), last=True)
-                result.update(_out_of_time(where, result, waited, answer.missed))
+                if answer.missed is None and self._task.args.get("in_flight", "finish") != "finish":
+                    self._settle(where, result, variables)
+                if not result["drained"] and not result.get("failed"):
+                    result.update(_out_of_time(where, result, waited, answer.missed))
                 break
             if answer.missed is None:
                 self.line("drain %s: %s%s" % (where, _describe(result), _speed(points)))
@@ -53,6 +57,25 @@ class ActionModule(WaitingAction):
         result["waited_s"] = round(time.monotonic() - began, 3)
         result["progress"] = [{key: point[key] for key in ("at", "executing", "queued")} for point in thinned(points)]
         return result
+
+    def _settle(self, where: str, result: dict[str, Any], variables: dict[str, Any]) -> None:
+        """Apply the in-flight policy to what is still executing, and look once more."""
+        policy = str(self._task.args["in_flight"])
+        connection = {name: value for name, value in self._task.args.items() if name in QUEUE_SPEC}
+        done: dict[str, Any] = {"policy": policy, "moved": 0, "sample": []}
+        for state in result["queues"]:
+            arguments = dict(connection, queue=state["name"], source="executing", rules=[{"action": policy}])
+            redriven = self._execute_module("queueops.fleet.queue_redrive", module_args=arguments, task_vars=variables)
+            if redriven.get("failed"):
+                result.update(redriven)
+                return
+            done["moved"] += redriven["moved"]
+            done["sample"] += redriven["sample"]
+        result.update(self.look(variables).result, in_flight=done, changed=done["moved"] > 0)
+        self.line("drain %s: %s applied to %d tasks that were still executing" % (where, policy, done["moved"]), last=True)
+        if done["moved"]:
+            told = "%s: %d tasks were still executing when the time was up; policy %s was applied to them"
+            result.setdefault("warnings", []).append(told % (where, done["moved"], policy))
 
 
 def _point(result: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ options:
         each worker that is idle at that moment may still take one more task. Drain after it to be sure. A worker of RQ that is
         started while it is paused exits at once with an error, so lift the pause before workers are started.
       - V(active) lifts the pause.
-      - V(redis_list) queues cannot be paused.
+      - Not every system can be paused. The table in the collection's C(docs/queues.md) says which can, and how.
     type: str
     choices: [drained, paused, active]
     default: drained
@@ -53,6 +53,16 @@ options:
     description: For O(state=drained), seconds to wait.
     type: float
     default: 60.0
+  in_flight:
+    description:
+      - For O(state=drained), what becomes of the tasks that are still executing when the time is up.
+      - V(finish) leaves them alone, and the module fails. The others take them away from whoever has them, as
+        M(queueops.fleet.queue_redrive) does with O(queueops.fleet.queue_redrive#module:source=executing), and list them in RV(in_flight).
+      - A task whose worker lives on is run twice by V(requeue). Stop the workers first, through their service manager.
+      - What the queue system cannot do is refused before the waiting begins.
+    type: str
+    choices: [finish, requeue, fail, dead_letter]
+    default: finish
   owner:
     description:
       - For O(state=paused), in whose name it is paused. It is shown by M(queueops.fleet.queue_info).
@@ -80,6 +90,14 @@ EXAMPLES = r"""
     url: redis://broker:6379/0
     queues: [mail]
     timeout: 120
+
+- name: Give the workers two minutes, and then requeue what those that were stopped by force still had
+  queueops.fleet.queue_drain:
+    backend: rq
+    url: redis://broker:6379/0
+    queues: [mail]
+    timeout: 120
+    in_flight: requeue
 
 - name: Keep all workers of the database from taking tasks, for a quarter of an hour at most
   queueops.fleet.queue_drain:
@@ -159,6 +177,21 @@ progress:
     queued:
       description: Tasks queued then.
       type: int
+in_flight:
+  description: What was done with the tasks that were still executing when the time was up, by queue. See O(in_flight).
+  returned: O(state=drained) and the time was up
+  type: dict
+  contains:
+    policy:
+      description: The policy.
+      type: str
+    moved:
+      description: Tasks that it was applied to.
+      type: int
+    sample:
+      description: Up to 20 of them for each queue, as in RV(queueops.fleet.queue_redrive#module:sample).
+      type: list
+      elements: dict
 paused:
   description: Whether the queues are paused now.
   returned: O(state=paused) or O(state=active)
@@ -191,6 +224,9 @@ def drain(module: AnsibleModule) -> Outcome:
     params = module.params
     backend = backend_of(params)
     if params["state"] == "drained":
+        if params["in_flight"] != "finish":
+            backend.capabilities.require_source("executing", "in_flight")
+            backend.capabilities.require_action(params["in_flight"], "in_flight")
         budget = min(LOOK_S, params["timeout"])
         seen = watch(backend, params["queues"], params["include_queued"], budget, confirm=not module.check_mode)
         return Outcome(result=dict(seen.as_dict(), progress=[], waited_s=0.0))
@@ -226,6 +262,7 @@ def main() -> None:
         state={"type": "str", "choices": ["drained", "paused", "active"], "default": "drained"},
         include_queued={"type": "bool", "default": False},
         timeout={"type": "float", "default": 60.0},
+        in_flight={"type": "str", "choices": ["finish", "requeue", "fail", "dead_letter"], "default": "finish"},
         owner={"type": "str", "default": "queueops"},
         reason={"type": "str", "default": ""},
         expires={"type": "int"},

@@ -34,6 +34,12 @@ options:
       - Required with O(backend=redis_list), for Redis does not record which lists are queues.
     type: list
     elements: str
+  measure:
+    description:
+      - Look a second time after this many seconds, and tell how many tasks a second the workers finished in between.
+      - RabbitMQ's management plugin keeps a rate by itself.
+    type: float
+    default: 0.0
   missing_ok:
     description:
       - Whether a queue in O(queues) that does not exist is shown with RV(queues[].exists=false) instead of being an error.
@@ -102,6 +108,9 @@ queues:
       type: int
     oldest_task_age_s:
       description: Seconds that the task at the head of the queue has been waiting.
+      type: float
+    rate_per_s:
+      description: Tasks a second that workers finished lately. See O(measure).
       type: float
     paused:
       description: Whether workers are told not to take tasks.
@@ -180,6 +189,7 @@ unknown:
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.rate import look_with_rate
 from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import QUEUE_SPEC, backend_of
 
 if TYPE_CHECKING:
@@ -187,7 +197,10 @@ if TYPE_CHECKING:
 
 
 def look(module: AnsibleModule) -> Outcome:
-    found = backend_of(module.params).look(module.params["queues"], module.params["missing_ok"])
+    params = module.params
+    # Asking leaves something on the broker for a moment; here that is only done when it was asked for.
+    backend = backend_of(dict(params, ask_workers=bool(params["ask_workers"])))
+    found = look_with_rate(backend, params["queues"], params["missing_ok"], params["measure"])
     return Outcome(result=found.as_dict())
 
 
@@ -195,6 +208,7 @@ def main() -> None:
     spec: dict[str, Any] = dict(
         QUEUE_SPEC,
         queues={"type": "list", "elements": "str"},
+        measure={"type": "float", "default": 0.0},
         missing_ok={"type": "bool", "default": False},
     )
     run_module(look, spec, supports_check_mode=True)

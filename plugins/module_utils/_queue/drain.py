@@ -69,7 +69,8 @@ def watch(backend: QueueBackend, queues: list[str], include_queued: bool, budget
     """Look until drained, at most about ``budget`` seconds.
 
     :param confirm: false for a single look that decides by itself (check mode).
-    :returns: the last look's progress; ``drained`` only if two looks in a row, :data:`APART_S` apart, said so.
+    :returns: the last look's progress; ``drained`` only if two looks in a row, :data:`APART_S` apart, said so (further, where
+        workers tell what they have in hand at their heartbeats alone: a heartbeat has to lie between the looks).
     """
     end = time.monotonic() + budget
     pause = 0.05
@@ -80,7 +81,7 @@ def watch(backend: QueueBackend, queues: list[str], include_queued: bool, budget
             return progress
         left = end - time.monotonic()
         if progress.drained:
-            time.sleep(APART_S)  # May overrun the budget by this much, rather than leave it undecided.
+            time.sleep(max(APART_S, backend.lag_s))  # May overrun the budget by this much, rather than leave it undecided.
         elif left <= 0:
             return progress
         else:

@@ -5,70 +5,96 @@
 
 The convention (Redis' own "reliable queue"): a worker moves a task with LMOVE from ``<queue>`` to ``<queue>:processing:<worker>``
 and removes it when done; tasks that failed are pushed to ``<queue>:failed``. New tasks are taken from the left and pushed to
-the right. A list that is empty does not exist in Redis, so a queue that is absent is an empty one. Payloads are never read.
+the right. A list that is empty does not exist in Redis, so a queue that is absent is an empty one.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, Mapping
 
-from .._errors import FleetError, Refused, Unavailable
+from .._errors import Refused
 from .api import (
     NO_VERSION,
     Capabilities,
     Look,
     QueueBackend,
     QueueState,
-    RedriveReport,
     RedriveRequest,
+    TaskStore,
     Unknowns,
     WorkerState,
     version_and_host,
 )
-from .connection import RedisConnection
+from .redis_connection import RedisConnection
+from .redis_list_store import BATCH, ListStore, Places
 
-BATCH = 1000
 #: Looking for processing lists by pattern walks the database's keys; it is given up beyond this many.
 SCANNED_KEYS = 200000
 
 _NOT_RECORDED = "a Redis list does not record it"
 _TOO_MANY = "the database has more than %d keys to search for processing lists; name them in the option processing" % SCANNED_KEYS
+_NAME_IT = "Name in id_field the JSON field that identifies a task"
 
 CAPABILITIES = Capabilities(
     system="redis_list",
-    can=frozenset(("redrive", "redrive_source")),
+    can=frozenset(("redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    sources={
+        "failed": "the list of failed tasks (option failed_list)",
+        "parked": "the list queueops:parked:list:<queue>",
+        "queued": "the queue's list itself",
+        "executing": "the workers' processing lists (option processing)",
+        "other": "any list, by its key",
+    },
+    actions={
+        "requeue": "to the tail of the queue or of another list",
+        "fail": "to the tail of the list of failed tasks",
+        "park": "to the list queueops:parked:list:<queue>, from which no worker takes",
+        "discard": "removed from the list",
+        "compensate": "to the tail of the list that the workers which undo it take from",
+    },
+    match=("ids", "field"),
     instead={
         "list_queues": "Name the lists in queues; Redis does not record which lists are queues",
         "counters": "Use a backend that counts per worker (rq), or judge the release by another sign",
         "pause": "Quiet the workers through their service manager (role drain, or worker_version with state=stopped)",
-        "redrive_run": "Leave run out; a task that was moved has left the list and is not moved again",
+        "redrive_run": _NAME_IT + ", or leave run out; a task that was moved has left the list and is not moved again",
+        "redrive_count": _NAME_IT + ", or leave max_redrives out",
+        "identify": _NAME_IT,
+        "breaker": _NAME_IT + ", or give a limit",
+        "source:dead_lettered": "Give source=failed; plain lists have one list of failed tasks",
+        "source:abandoned": "Stop the workers and give source=executing; a list does not tell whether its worker lives",
+        "action:dead_letter": "Use action=fail; plain lists have one list of failed tasks",
     },
-    guarantee={"redrive": "tasks move in one step on the server, in their order, with up to %d tasks a step" % BATCH},
-    match=("limit",),
+    guarantee={
+        "redrive": "tasks move in one step on the server, in their order, with up to %d tasks a step" % BATCH,
+        "redrive_run": "with id_field",
+        "redrive_count": "with id_field; remembered for 30 days after the queue's last redrive",
+        "identify": "with id_field; without it, equal payloads are the same task, and what moves all tasks is proved by their count",
+        "breaker": "with id_field; a task that is in no list any more is taken to be completed",
+    },
 )
 
-# Moves one by one inside the server and answers what the lengths were, so that the sum can be compared.
-# KEYS: source, destination. ARGV: how many.
-_MOVE = """
-local before = {redis.call('LLEN', KEYS[1]), redis.call('LLEN', KEYS[2])}
-local moved = 0
-while moved < tonumber(ARGV[1]) do
-  if not redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT') then break end
-  moved = moved + 1
-end
-return {moved, before[1], before[2], redis.call('LLEN', KEYS[1]), redis.call('LLEN', KEYS[2])}
-"""
+#: What takes a field that tells tasks apart: equal payloads may be different tasks.
+_WITH_IDS = frozenset(("redrive_run", "redrive_count", "identify", "breaker"))
 
 
 class RedisListBackend(QueueBackend):
-    """Lists in one Redis database. Settings ``processing`` (keys or patterns) and ``failed_list``, both with ``{queue}`` for its name."""
+    """Lists in one Redis database.
+
+    Settings: ``processing`` (keys or patterns) and ``failed_list``, with ``{queue}`` for the queue's name; ``id_field``, the place
+    in a JSON payload (names joined by dots) that identifies a task.
+    """
 
     capabilities = CAPABILITIES
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._processing = list(settings.get("processing") or ["{queue}:processing*"])
         self._failed = str(settings.get("failed_list") or "{queue}:failed")
+        self._id_field = str(settings.get("id_field") or "") or None
+        if self._id_field is None:
+            self.capabilities = replace(CAPABILITIES, can=CAPABILITIES.can - _WITH_IDS)
         self._redis = RedisConnection(settings)
 
     def look(self, queues: list[str] | None = None, missing_ok: bool = False) -> Look:
@@ -84,7 +110,7 @@ class RedisListBackend(QueueBackend):
                 pipe.time()
                 for name in names:
                     pipe.llen(name)
-                    pipe.llen(self._failed.replace("{queue}", name))
+                    pipe.llen(self._failed_of(name))
                     for key in lists[name] or []:
                         pipe.llen(key)
 
@@ -102,7 +128,7 @@ class RedisListBackend(QueueBackend):
                 state.executing = sum(lengths.values())
                 workers.extend(self._worker(name, key, unknowns) for key, length in lengths.items() if length)
             states.append(state)
-        for field in ("scheduled", "dead_lettered", "abandoned", "oldest_task_age_s") if states else ():
+        for field in ("scheduled", "dead_lettered", "abandoned", "oldest_task_age_s", "rate_per_s") if states else ():
             unknowns.note("queues." + field, _NOT_RECORDED)
         for field in ("pid", "task", "task_queue", "task_since", "completed", "failed", "started", "last_seen") if workers else ():
             unknowns.note("workers." + field, _NOT_RECORDED)
@@ -133,79 +159,49 @@ class RedisListBackend(QueueBackend):
         return sorted(found)
 
     def _worker(self, queue: str, key: str, unknowns: Unknowns) -> WorkerState:
-        name = key[len(queue) :].lstrip(":")
-        name = name.split(":", 1)[1] if ":" in name else key
+        name = worker_name(queue, key)
         version, host = version_and_host(name)
         if version is None:
             unknowns.note("workers.version", NO_VERSION, name)
             unknowns.note("workers.host", NO_VERSION, name)
         return WorkerState(name=name, version=version, host=host, queues=[queue], state="busy")
 
-    def redrive(self, request: RedriveRequest, check: bool = False) -> RedriveReport:
-        """Move from the front of the failed list (or of ``source``, a list's key) to the back of the queue, keeping the order."""
-        self.capabilities.require_match(request.match.named())
-        if request.run is not None:
-            self.capabilities.require("redrive_run", "run")
-        source = self._failed.replace("{queue}", request.queue) if request.source == "failed" else request.source
-        destination = request.destination or request.queue
-        if source == destination:
-            raise Refused(
-                "Source and destination are the same list, %s" % source, option="destination", next_step="Name another list in destination"
-            )
+    def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
+        """From the head of the source's lists to the tail of each destination, in their order."""
+        queue = request.queue
+        if not request.source:
+            raise Refused("The source is empty", option="source", next_step="Use one of %s" % ", ".join(sorted(CAPABILITIES.sources)))
         if not check:
             self._redis.require_writable("redrive")
-        here, there = self._lengths(source, destination)
-        report = RedriveReport(matched=here)
-        wanted = here if request.match.limit is None else min(here, request.match.limit)
-        problem = "check mode: nothing was moved" if check else None
-        final = (here, there)
-        if check:
-            report.moved = wanted
-        else:
-            problem = self._move(source, destination, wanted, report)
-            final = self._lengths(source, destination)
-            if problem is None and final != (here - report.moved, there + report.moved):
-                problem = "tasks were published or taken meanwhile; every move by itself kept the sum of both lists"
-        if report.moved < wanted:
-            report.skip("taken by somebody else meanwhile", wanted - report.moved)
-        report.remaining = here - report.moved - report.skipped
-        report.conservation = {
-            "before": {"failed": here, "queued": there},
-            "after": {"failed": final[0], "queued": final[1]},
-            "verdict": "unproven" if problem else "proven",
-            "reason": problem or "the sum of both lists was the same before and after every step",
-        }
-        report.diff = {
-            "before": {"failed": here, "queued": there},
-            "after": {"failed": here - report.moved, "queued": there + report.moved},
-        }
-        return report
+        with self._redis.asking("look for the tasks") as client:
+            held = self._processing_lists(client, queue)
+        parked = "queueops:parked:list:" + queue
+        if request.source == "executing" and held is None:
+            raise Refused("Cannot redrive what is executing: %s" % _TOO_MANY, option="processing")
+        keys = {"failed": [self._failed_of(queue)], "parked": [parked], "queued": [queue], "executing": held or []}
+        sources = keys.get(request.source, [request.source])
+        places = Places(queue, request.source, sources, parked, self._failed_of, self._held_of)
+        for rule in request.rules:
+            destination = places.destination(rule.action, rule.destination)
+            if rule.action in ("requeue", "compensate") and destination in sources:
+                raise Refused(
+                    "Source and destination are the same list, %s" % destination,
+                    option="destination" if rule.destination else "source",
+                    next_step="Name another list in the rule's destination",
+                )
+        versions = {key: version_and_host(worker_name(queue, key))[0] for key in held or []}
+        return ListStore(self._redis, request, check, places, versions, self._id_field)
 
-    def _lengths(self, source: str, destination: str) -> tuple[int, int]:
-        def ask(pipe: Any) -> None:
-            pipe.llen(source)
-            pipe.llen(destination)
+    def _failed_of(self, queue: str) -> str:
+        return self._failed.replace("{queue}", queue)
 
-        with self._redis.asking("count the tasks") as client:
-            here, there = self._redis.together(client, ask)
-        return here, there
+    def _held_of(self, queue: str) -> list[str]:
+        """The processing lists as they are now; none where there are too many keys to search."""
+        with self._redis.asking("look for processing lists") as client:
+            return self._processing_lists(client, queue) or []
 
-    def _move(self, source: str, destination: str, wanted: int, report: RedriveReport) -> str | None:
-        """Move up to ``wanted`` tasks; the reason why the sums do not agree, or None."""
-        try:
-            while report.moved < wanted:
-                with self._redis.asking("redrive") as client:
-                    answer = client.register_script(_MOVE)(keys=[source, destination], args=[min(BATCH, wanted - report.moved)])
-                moved, here, there, here_after, there_after = answer
-                if here + there != here_after + there_after:
-                    return "the lists' lengths did not add up in one step on the server"
-                if not moved:
-                    break
-                report.moved += moved
-        except FleetError as error:
-            error.details = dict(report.as_dict(), **error.details)
-            error.still_true = "%d tasks are known to be moved; one more batch of up to %d may be, whole" % (report.moved, BATCH)
-            if isinstance(error, Unavailable):
-                error.next_step = "Look at both lists with queue_info, then run again for the rest"
-            raise
-        return None
+
+def worker_name(queue: str, key: str) -> str:
+    """The worker of a processing list: what follows the first colon after ``<queue>:processing``."""
+    name = key[len(queue) :].lstrip(":")
+    return name.split(":", 1)[1] if ":" in name else key

@@ -7,93 +7,55 @@ A worker takes a task by moving it to ``rq:queue:<q>:intermediate``, and begins 
 told to stop between the two exits and leaves the task behind (seen with RQ 3.0.0: SIGTERM raises StopRequested while the worker
 is not busy yet). RQ finds it after a minute or more, and counts it as failed.
 
-Such a task looks like one that a live worker is about to begin. What tells them apart: a worker has one task at a time. So each
-worker that was alive when the task was seen has to show that it does not have it: it is gone, or busy with another task, or has
-finished one since, or waits for one.
+A task whose execution has stopped sending heartbeats, of a worker whose own record has expired, is abandoned as well; RQ finds
+those when one of its workers cleans up, and counts them as failed.
+
+A task that was never begun looks like one that a live worker is about to begin. What tells them apart: a worker has one task at
+a time. So each worker that was alive when the task was seen has to show that it does not have it: it is gone, or busy with
+another task, or has finished one since, or waits for one.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any, Callable
+from typing import Any, Iterator
 
-from .api import Look, RedriveReport, RedriveRequest, WorkerState
-from .connection import RedisConnection
+from .api import Task, WorkerState
+from .rq_redrive import RqStore
+from .rq_scripts import CARDS
 
 #: Seconds that live workers get to show that they do not have the task.
 PATIENCE_S = 15.0
 #: At most this many tasks are looked at; there can be no more of them than workers that were stopped.
 MOST = 1000
-SAMPLE = 20
 
 IN_HAND = "a live worker may still have it in hand; run again later"
 
-# KEYS: intermediate, queue, set of queues. ARGV: ids... Answers how many were put back; one that was begun is not there any more.
-_PUT_BACK = """
-local moved = {}
-for i = 1, #ARGV do
-  if redis.call('LREM', KEYS[1], 1, ARGV[i]) == 1 then
-    redis.call('DEL', KEYS[1] .. ':first_seen:' .. ARGV[i])
-    redis.call('LPUSH', KEYS[2], ARGV[i])
-    moved[#moved + 1] = ARGV[i]
-  end
-end
-if #moved > 0 then redis.call('SADD', KEYS[3], KEYS[2]) end
-return moved
-"""
 
+class AbandonedStore(RqStore):
+    """One queue's abandoned tasks: those that were never begun, then those whose worker died. They go back to the head of the queue."""
 
-class Reclaim:
-    """One queue's abandoned tasks.
-
-    :param prefix: of RQ's keys.
-    :param look: looks at all queues and workers.
-    """
-
-    def __init__(self, redis: RedisConnection, prefix: str, queue: str, look: Callable[[], Look]) -> None:
-        self._redis = redis
-        self._queue = queue
-        self._queue_key = "%s:queue:%s" % (prefix, queue)
-        self._queues_key = "%s:queues" % prefix
-        self._worker_key = "%s:worker" % prefix
-        self._look = look
-
-    def run(self, request: RedriveRequest, check: bool) -> RedriveReport:
-        """Put back what is proven to be in nobody's hands; leave and name the rest."""
-        report = RedriveReport(run=request.run)
+    def windows(self) -> Iterator[list[Task]]:
         abandoned = self._taken()
-        if request.match.limit is not None:
-            report.remaining = max(0, len(abandoned) - request.match.limit)
-            abandoned = abandoned[: request.match.limit]
-        left = self._wait_for_proof(abandoned) if abandoned else []
-        proven = [task for task in left if task not in self._unproven] if left else []
-        moved = proven if check else self._put_back(proven)
-        report.moved = len(moved)
-        in_hand = len(left) - len(proven)
-        if in_hand:
-            report.skip(IN_HAND, in_hand)
-        # What its worker has begun meanwhile was not abandoned.
-        report.matched = report.moved + in_hand + report.remaining
-        report.sample = [{"id": task} for task in moved[:SAMPLE]]
-        report.conservation = {
-            "before": {"abandoned": report.matched},
-            "after": {"abandoned": report.remaining + in_hand + (report.moved if check else 0)},
-            "verdict": "unproven" if check or in_hand else "proven",
-            "reason": "check mode: nothing was moved"
-            if check
-            else (IN_HAND if in_hand else "each of them was put back, or has been begun by its worker"),
-        }
-        return report
+        unproven = self._wait_for_proof(abandoned) if abandoned else set()
+        yield from self._named([task for task in abandoned if task not in unproven])
+        if unproven:
+            yield [_hindered(task) for task in self._listed(sorted(unproven))]
+        yield from self._expired()
+
+    def _listed(self, members: list[str]) -> list[Task]:
+        return [task for window in self._named(members) for task in window]
 
     def _taken(self) -> list[str]:
         with self._redis.asking("look for abandoned tasks") as client:
-            found = client.lrange(self._queue_key + ":intermediate", 0, MOST - 1)
-        return [task.decode() if isinstance(task, bytes) else str(task) for task in found]
+            found = client.lrange(self._place, 0, MOST - 1)
+            begun = {member.rpartition(b":")[0] for member in client.zrange(self._key("wip", self._queue), 0, -1)}
+        # A task is in both places while its execution begins.
+        return [task.decode() for task in found if task not in begun]
 
-    def _wait_for_proof(self, abandoned: list[str]) -> list[str]:
-        """Those that are still there once every worker is cleared, or time is up; ``_unproven`` holds those that are not proven."""
-        self._unproven: set[str] = set()
+    def _wait_for_proof(self, abandoned: list[str]) -> set[str]:
+        """Wait until every worker is cleared, or time is up. ``abandoned`` is left with those still there; answers what is not proven."""
         first = self._alive()
         suspects = {name for name, worker in first.items() if worker.queues is None or self._queue in worker.queues}
         end = time.monotonic() + PATIENCE_S
@@ -105,18 +67,18 @@ class Reclaim:
                 name for name in suspects if name not in now or name in waiting or _shows_another_task(first[name], now[name], abandoned)
             }
             still = set(self._taken())
-            left = [task for task in abandoned if task in still]
-            if not left or not suspects:
-                return left
+            # What its worker has begun meanwhile was not abandoned.
+            abandoned[:] = [task for task in abandoned if task in still]
+            if not abandoned or not suspects:
+                return set()
             if time.monotonic() > end:
-                self._unproven.update(left)
-                return left
+                return set(abandoned)
             time.sleep(pause)
             pause = min(pause * 1.5, 1.0)
 
     def _alive(self) -> dict[str, WorkerState]:
         """All workers in the database: those of other queues wait on connections of their own."""
-        return {worker.name: worker for worker in self._look().workers if worker.state != "gone"}
+        return {worker.name: worker for worker in self._look(None).workers if worker.state != "gone"}
 
     def _waiting(self, workers: dict[str, WorkerState]) -> set[str]:
         """Workers that wait for a task: from their address come as many waiting connections as there are idle workers.
@@ -134,7 +96,7 @@ class Reclaim:
                 return set()
             pipe = client.pipeline(transaction=False)
             for name in idle:
-                pipe.hget("%s:%s" % (self._worker_key, name), "ip_address")
+                pipe.hget(self._key("worker", name), "ip_address")
             addresses = dict(zip(idle, (_host_of(address) for address in pipe.execute())))
         # A worker that changed meanwhile may have been counted on both sides, or on none.
         if _idle(self._alive()) != idle:
@@ -143,14 +105,25 @@ class Reclaim:
         idle_at = Counter(addresses.values())
         return {name for name, address in addresses.items() if address and connections[address] == idle_at[address]}
 
-    def _put_back(self, tasks: list[str]) -> list[str]:
-        if not tasks:
-            return []
-        with self._redis.asking("put abandoned tasks back") as client:
-            # The last one first, so that the first one is at the head again.
-            moved = client.eval(_PUT_BACK, 3, self._queue_key + ":intermediate", self._queue_key, self._queues_key, *reversed(tasks))
-        names = [task.decode() if isinstance(task, bytes) else str(task) for task in moved]
-        return list(reversed(names))
+    def _expired(self) -> Iterator[list[Task]]:
+        """Executions without heartbeat, whose worker is gone with its record."""
+        wip = self._key("wip", self._queue)
+        with self._redis.asking("look for abandoned executions") as client:
+            found = client.zrangebyscore(wip, "-inf", "(%f" % self._opened, start=0, num=MOST)
+            alive = sorted(self._alive()) if found else []
+            pipe = client.pipeline(transaction=False)
+            for name in alive:
+                pipe.smembers(self._key("worker", name, "executions"))
+            held = {member for members in (pipe.execute() if alive else ()) for member in members}
+        tasks, _seen = self._tasks(CARDS, [repr(self._opened), *(member.decode() for member in found)], "executing") if found else ([], [])
+        kept = {member.decode() for member in held}
+        if tasks:
+            yield [_hindered(task) if task.handle.member in kept else task for task in tasks]
+
+
+def _hindered(task: Task) -> Task:
+    task.obstacle = task.obstacle or IN_HAND
+    return task
 
 
 def _idle(workers: dict[str, WorkerState]) -> dict[str, int]:

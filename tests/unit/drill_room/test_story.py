@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.queueops.fleet.plugins.module_utils._drill.conclude import Order, conclude
 from ansible_collections.queueops.fleet.plugins.module_utils._drill.measure import Measurement
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import RedriveRequest
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.redrive import redrive
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
 from rq.registry import FailedJobRegistry
 
@@ -52,7 +53,7 @@ def order_for(lab: RunningLab, events: list[dict[str, Any]], **changes: Any) -> 
 
 def reclaim(lab: RunningLab) -> None:
     """As the playbooks do after a switch: RQ leaves a task behind when a worker is stopped between taking and beginning it."""
-    open_backend("rq", {"url": lab.state["redis_url"]}).redrive(RedriveRequest("mail", None, "abandoned"))
+    redrive(open_backend("rq", {"url": lab.state["redis_url"]}), RedriveRequest("mail", None, "abandoned"))
 
 
 def test_a_bad_version_goes_out_and_comes_back_and_nothing_is_lost(bring_up: Callable[..., RunningLab]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import rq
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive as engine
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import rq_abandoned
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, RedriveRequest
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, RedriveRequest, Rule
 
 from tests.unit.conftest import wait_for
 from tests.unit.queue.conftest import Broker
@@ -42,9 +42,9 @@ def abandon(broker: Broker) -> None:
     assert done.returncode == 0, done.stderr.decode()
 
 
-def reclaim(broker: Broker, check: bool = False, **match: Any) -> RedriveReport:
-    report: RedriveReport = broker.backend().redrive(RedriveRequest("mail", None, "abandoned", match=Match(**match)), check=check)
-    return report
+def reclaim(broker: Broker, check: bool = False, action: str = "requeue", **match: Any) -> RedriveReport:
+    request = RedriveRequest("mail", source="abandoned", rules=(Rule(Match(**match), action),))
+    return engine.redrive(broker.backend(), request, check)
 
 
 def taken(broker: Broker) -> int:
@@ -97,7 +97,6 @@ def test_what_a_live_worker_may_have_in_hand_is_left(broker: Broker, monkeypatch
     worker.register_birth()
     report = reclaim(broker)
     assert (report.moved, report.skipped_because) == (0, {rq_abandoned.IN_HAND: 1})
-    assert report.conservation["verdict"] == "unproven"
     assert (taken(broker), broker.queue().count) == (1, 0)
     worker.register_death()
     assert reclaim(broker).moved == 1
@@ -116,13 +115,39 @@ def test_a_task_that_its_worker_begins_is_not_put_back(broker: Broker, monkeypat
             broker.client.lrem(INTERMEDIATE, 1, task)
         return set()
 
-    monkeypatch.setattr(rq_abandoned.Reclaim, "_waiting", begin)
+    monkeypatch.setattr(rq_abandoned.AbandonedStore, "_waiting", begin)
     report = reclaim(broker)
     assert (report.matched, report.moved, report.skipped) == (0, 0, 0)
     assert broker.queue().count == 0
 
 
-def test_filters_are_refused(broker: Broker) -> None:
+def test_rules_hold_for_abandoned_tasks_too(broker: Broker) -> None:
     broker.publish(1)
-    with pytest.raises(Refused, match="all of them"):
-        reclaim(broker, version="1.0.0")
+    abandon(broker)
+    assert reclaim(broker, task="tasks.fail").matched == 0
+    report = reclaim(broker, False, "fail", task="tasks.note")
+    assert report.by_action == {"fail": 1}
+    assert broker.queue().failed_job_registry.get_job_ids() and not taken(broker)
+
+
+@pytest.mark.parametrize("begun_only", [False, True])
+def test_a_killed_workers_task_is_reclaimed_once_its_record_has_expired(broker: Broker, begun_only: bool) -> None:
+    job = broker.queue().enqueue("tasks.hold", str(broker.folder / "gate"))
+    broker.start_worker("mailer@2.0.0:worker2:1")
+    wait_for(lambda: job.get_status() == rq.job.JobStatus.STARTED, what="the executing task")
+    broker.close()
+    if begun_only:  # As when it dies a moment earlier.
+        broker.client.hset("rq:job:" + job.id, "status", "queued")
+        broker.client.rpush(INTERMEDIATE, job.id)
+    client: Any = broker.client
+    (member,) = client.zrange("rq:wip:mail", 0, -1)
+    assert reclaim(broker).matched == 0  # Its heartbeat has not expired yet.
+    client.zadd("rq:wip:mail", {member: 1})  # Its last heartbeat was long ago.
+    assert reclaim(broker).skipped_because == {rq_abandoned.IN_HAND: 1}
+    broker.client.delete("rq:worker:mailer@2.0.0:worker2:1")  # As when it expires.
+    report = reclaim(broker)
+    assert (report.moved, report.conservation["verdict"]) == (1, "proven")
+    (broker.folder / "gate").touch()
+    broker.start_worker("mailer@1.0.0:worker1:2", burst=True)
+    assert broker.client.zcard("rq:wip:mail") == taken(broker) == broker.queue().count == 0
+    assert broker.queue().finished_job_registry.get_job_ids() == [member.decode().split(":")[0]]

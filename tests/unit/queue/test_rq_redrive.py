@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import rq
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound, Refused
-from ansible_collections.queueops.fleet.plugins.module_utils._queue import rq as room
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, RedriveRequest
+from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive as engine
+from ansible_collections.queueops.fleet.plugins.module_utils._queue import rq_redrive as room
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, RedriveRequest, Rule
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.rq_tasks import error_block
 
 from tests.unit.conftest import wait_for
 
@@ -25,11 +27,16 @@ from .conftest import Broker, as_text
 NAME = "mailer@1.0.0:worker1:1"
 
 
-def redrive(broker: Broker, check: bool = False, run: str | None = None, destination: str | None = None, **match: Any) -> RedriveReport:
-    request = RedriveRequest("mail", run=run, destination=destination, match=Match(**match))
-    report: RedriveReport = broker.backend().redrive(request, check=check)
+def by_rules(broker: Broker, *rules: Rule, check: bool = False, **more: Any) -> RedriveReport:
+    report = engine.redrive(broker.backend(), RedriveRequest("mail", rules=rules or (Rule(),), **more), check)
     assert report.matched == report.moved + report.skipped + report.remaining
     return report
+
+
+def redrive(
+    broker: Broker, check: bool = False, run: str | None = None, destination: str | None = None, limit: int | None = None, **match: Any
+) -> RedriveReport:
+    return by_rules(broker, Rule(Match(**match), destination=destination), check=check, run=run, limit=limit)
 
 
 def queued(broker: Broker, name: str = "mail") -> list[str]:
@@ -48,7 +55,7 @@ def test_moves_all_and_a_second_time_nothing(broker: Broker) -> None:
     assert report.by_version == {"2.0.0": 7} and report.by_task == {"tasks.note": 7}
     assert sorted(queued(broker)) == sorted(ids) and failed(broker) == []
     assert report.conservation["verdict"] == "proven", report.conservation
-    assert report.diff == {"before": {"failed": 7, "queued": 0}, "after": {"failed": 0, "queued": 7}}
+    assert report.diff == {"before": {"failed": 7, "redriven": 0}, "after": {"failed": 0, "redriven": 7}}
     before = broker.snapshot()
     assert redrive(broker).moved == 0
     assert broker.snapshot() == before
@@ -65,9 +72,11 @@ def test_ends_as_rqs_own_requeue(broker: Broker) -> None:
     theirs, ours = broker.fail(2)
     broker.queue().failed_job_registry.requeue(theirs)
     redrive(broker)
-    varying = {b"enqueued_at", b"created_at", b"started_at", b"data", b"description", b"queueops_redrives", b"exc_info", b"timeout"}
-    left, right = (broker.client.hgetall("rq:job:" + task) for task in (theirs, ours))
-    assert {k: v for k, v in left.items() if k not in varying} == {k: v for k, v in right.items() if k not in varying}
+    varying = {b"enqueued_at", b"created_at", b"started_at", b"data", b"description", b"exc_info", b"timeout"}
+    client: Any = broker.client
+    left, right = (client.hgetall("rq:job:" + task) for task in (theirs, ours))
+    plain = {name: value for name, value in right.items() if name not in varying and not name.startswith(b"queueops_")}
+    assert {name: value for name, value in left.items() if name not in varying} == plain
     assert right[b"queueops_redrives"] == b"1" and right[b"started_at"] == left[b"started_at"] == b""
     assert broker.client.ttl("rq:job:" + ours) == -1  # A task that waits must not expire.
     job = broker.queue().fetch_job(ours)
@@ -121,7 +130,7 @@ def test_what_cannot_be_compared_stays_and_is_said(broker: Broker) -> None:
     broker.fail(2)
     report = redrive(broker, version="2.0.0")
     assert (report.moved, report.undetermined) == (2, 3)
-    assert "3 failed tasks do not record" in report.warnings[0]
+    assert "3 tasks do not record" in report.warnings[0]
     assert len(failed(broker)) == 3
 
 
@@ -174,16 +183,17 @@ def test_expired_and_odd_tasks_are_skipped_and_counted(broker: Broker) -> None:
 def test_what_changes_between_reading_and_moving_is_seen(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The script on the server checks everything again: here others act just before it runs."""
     ids = broker.fail(5)
-    move = room.RqBackend._move
+    apply = room.RqStore.apply
 
-    def others_first(self: room.RqBackend, *arguments: Any) -> None:
+    def others_first(self: room.RqStore, *arguments: Any) -> list[str]:
         broker.queue().failed_job_registry.requeue(ids[0])
         broker.client.delete("rq:job:" + ids[1])
         broker.client.hset("rq:job:" + ids[2], "status", "started")
         broker.client.sadd("queueops:redrive:r1:moved", ids[3])
-        move(self, *arguments)
+        broker.client.hset("rq:job:" + ids[3], "queueops_redrives", "1")
+        return apply(self, *arguments)
 
-    monkeypatch.setattr(room.RqBackend, "_move", others_first)
+    monkeypatch.setattr(room.RqStore, "apply", others_first)
     report = redrive(broker, run="r1")
     assert report.moved == 1
     assert report.skipped_because == {
@@ -193,7 +203,6 @@ def test_what_changes_between_reading_and_moving_is_seen(broker: Broker, monkeyp
         "already moved by this run": 1,
     }
     assert queued(broker) == [ids[0], ids[4]]
-    assert report.conservation["verdict"] == "unproven"
 
 
 def test_many_windows_with_some_that_stay(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +244,7 @@ def test_nothing_is_lost_or_doubled_under_live_workers(broker: Broker, monkeypat
     broker.fail(120)
     for number in (1, 2):
         broker.start_worker("mailer@1.0.0:worker%d:1" % number)
-    report = redrive(broker)
+    report = by_rules(broker, rate=100.0)
     assert report.moved == 120
     wait_for(lambda: len(broker.noted()) >= 120, what="the tasks", limit=60)
     wait_for(lambda: all(worker.state == "idle" for worker in broker.backend().look().workers), what="idle workers")
@@ -294,10 +303,15 @@ def test_another_destination(broker: Broker) -> None:
 @pytest.mark.parametrize(
     ("request_", "option", "said"),
     [
-        (RedriveRequest("mial", None), "queue", "no queue mial"),
-        (RedriveRequest("mail", None, destination="slwo"), "destination", "no queue slwo"),
-        (RedriveRequest("mail", None, match=Match(error="(")), "match.error", "regular expression"),
-        (RedriveRequest("mail", None, source="other"), "source", "Give source failed or abandoned"),
+        (RedriveRequest("mial"), "queue", "no queue mial"),
+        (RedriveRequest("mail", rules=(Rule(destination="slwo"),)), "destination", "no queue slwo"),
+        (RedriveRequest("mail", rules=(Rule(Match(error="(")),)), "match.error", "regular expression"),
+        (RedriveRequest("mail", source="dead_lettered"), "source", "Give source=failed"),
+        (RedriveRequest("mail", source="slow"), "source", "no source slow"),
+        (RedriveRequest("mail", source="queued"), "rules", "to where they are"),
+        (RedriveRequest("mail", rules=(Rule(action="dead_letter"),)), "rules", "Use action=fail or park"),
+        (RedriveRequest("mail", rules=(Rule(Match(field={"a": "b"})),)), "match", "never read"),
+        (RedriveRequest("mail", rules=(Rule(Match(header={"a": "b"})),)), "match", "never read"),
     ],
 )
 def test_refused_before_anything_changes(broker: Broker, request_: RedriveRequest, option: str, said: str) -> None:
@@ -305,7 +319,7 @@ def test_refused_before_anything_changes(broker: Broker, request_: RedriveReques
     before = broker.snapshot()
     for check in (True, False):
         with pytest.raises(Refused) as caught:
-            broker.backend().redrive(request_, check=check)
+            engine.redrive(broker.backend(), request_, check)
         assert caught.value.option == option and said in caught.value.sentence()
         assert "Nothing was changed." in caught.value.sentence()
     assert broker.snapshot() == before
@@ -314,7 +328,91 @@ def test_refused_before_anything_changes(broker: Broker, request_: RedriveReques
 
 def test_a_huge_error_is_read_within_bounds() -> None:
     text = "Traceback (most recent call last):\n" + '  File "x"\n    y\n' * 200000 + "ValueError: the end"
-    assert room.error_block(zlib.compress(text.encode()), False) == "ValueError: the end"
-    assert room.error_block(b"not compressed\nKeyError: 'x'", False) == "not compressed\nKeyError: 'x'"
-    assert room.error_class("smtplib.SMTPServerDisconnected: gone") == "smtplib.SMTPServerDisconnected"
-    assert room.error_block(None, True) is None
+    assert error_block(zlib.compress(text.encode()), False) == "ValueError: the end"
+    assert error_block(b"not compressed\nKeyError: 'x'", False) == "not compressed\nKeyError: 'x'"
+    assert engine.error_class("smtplib.SMTPServerDisconnected: gone") == "smtplib.SMTPServerDisconnected"
+    assert error_block(None, True) is None
+
+
+def test_parked_tasks_are_nobodys_and_come_back(broker: Broker) -> None:
+    ids = broker.fail(3)
+    enqueued = broker.client.hget("rq:job:" + ids[0], "enqueued_at")
+    assert by_rules(broker, Rule(Match(ids=tuple(ids[:2])), "park")).by_action == {"park": 2}
+    assert failed(broker) == ids[2:] and queued(broker) == []
+    assert broker.client.ttl("rq:job:" + ids[0]) == -1
+    rq.registry.clean_registries(broker.queue())
+    broker.start_worker(NAME, burst=True)
+    assert broker.noted() == [] and broker.client.zcard("queueops:parked:rq:mail") == 2
+    assert by_rules(broker, source="parked", check=True).moved == 2
+    report = by_rules(broker, source="parked")
+    assert report.moved == 2 and report.conservation["verdict"] == "proven", report.conservation
+    assert broker.client.hget("rq:job:" + ids[0], "enqueued_at") == enqueued
+    broker.start_worker(NAME + "0", burst=True)
+    assert len(broker.noted()) == 2
+
+
+def test_queued_tasks_are_parked_failed_and_moved_by_rule(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "BATCH", 4)
+    broker.publish(1, queue="slow")
+    ids = broker.publish(12) + broker.publish(3, "fail")
+    rules = (
+        Rule(Match(task="tasks.fail"), "fail"),
+        Rule(Match(ids=tuple(ids[1:12:3])), "park"),
+        Rule(Match(ids=tuple(ids[2:12:3])), destination="slow"),
+        Rule(Match(ids=(ids[3],)), "discard"),
+    )
+    told = by_rules(broker, *rules, source="queued", check=True)
+    report = by_rules(broker, *rules, source="queued")
+    assert told.by_action == report.by_action == {"fail": 3, "park": 4, "requeue": 4, "discard": 1}
+    assert queued(broker) == [ids[0], ids[6], ids[9]]
+    assert queued(broker, "slow")[1:] == ids[2:12:3]
+    assert sorted(failed(broker)) == sorted(ids[12:])
+    assert not broker.client.exists("rq:job:" + ids[3])
+    assert report.conservation["verdict"] == "proven", report.conservation
+    job = broker.queue().fetch_job(ids[12])
+    result = job.latest_result() if job is not None else None
+    assert result is not None and job is not None and job.is_failed
+    assert result.exc_string is not None and "by a rule of the redrive" in result.exc_string
+    assert redrive(broker, check=True, error="by a rule").matched == 3
+
+
+def test_executing_tasks_are_put_back_failed_or_parked(broker: Broker) -> None:
+    for action in ("requeue", "fail", "park"):
+        broker.client.flushdb()
+        broker.queue().enqueue("tasks.hold", str(broker.folder / "gate"))
+        broker.start_worker(NAME)
+        wait_for(lambda: broker.client.hget("rq:job:%s" % broker.backend().look().workers[0].task, "status") == b"started", what="the task")
+        broker.close()
+        report = by_rules(broker, Rule(action=action), source="executing")
+        assert report.by_action == {action: 1} and report.conservation["verdict"] == "proven"
+        look = broker.backend().look(["mail"]).queues[0]
+        assert (look.executing, look.abandoned) == (0, 0)
+        assert (look.queued, look.failed) == {"requeue": (1, 0), "fail": (0, 1), "park": (0, 0)}[action]
+        rq.registry.clean_registries(broker.queue())
+        assert broker.backend().look(["mail"]).queues[0].failed == (1 if action == "fail" else 0)
+
+
+def test_compensating_workers_can_tell(broker: Broker) -> None:
+    broker.publish(1, queue="undo")
+    (task,) = broker.fail(1)
+    assert by_rules(broker, Rule(action="compensate", destination="undo")).by_action == {"compensate": 1}
+    assert broker.client.hget("rq:job:" + task, "queueops_action") == b"compensate"
+    assert queued(broker, "undo")[1:] == [task]
+
+
+def test_its_queues_key_holds_something_else(broker: Broker) -> None:
+    ids = broker.fail(2)
+    broker.client.set("rq:queue:mail", "x")
+    with pytest.raises(Refused, match="not of the kind"):
+        redrive(broker)
+    assert failed(broker) == sorted(ids)
+
+
+def test_tasks_that_fail_at_once_again_are_not_seen_twice(broker: Broker) -> None:
+    broker.publish(30, "fail")
+    broker.start_worker(NAME)
+    wait_for(lambda: len(failed(broker)) == 30, what="the failures", limit=60)
+    report = by_rules(broker, rate=30.0)
+    assert (report.matched, report.moved) == (30, 30)
+    wait_for(lambda: len(failed(broker)) == 30, what="the failures again", limit=60)
+    assert {int(broker.client.hget("rq:job:" + task, "queueops_redrives") or 0) for task in failed(broker)} == {1}

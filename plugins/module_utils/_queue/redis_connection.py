@@ -11,10 +11,18 @@ import socket
 import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping
+from urllib.parse import unquote
 
 from .._errors import FleetError, MissingLibrary, Refused, Unavailable
+from .addresses import masked
 
-SCHEMES = ("redis://", "rediss://", "unix://")
+SCHEMES = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://")
+
+#: The default port of Redis Sentinel.
+SENTINEL_PORT = 26379
+
+#: Share of its memory from which a server that evicts keys is not redriven on.
+FULL = 0.9
 
 
 def load_redis() -> Any:
@@ -35,12 +43,6 @@ def load_redis() -> Any:
     return redis
 
 
-def masked(url: str) -> str:
-    """``url`` without its password."""
-    url = re.sub(r"//\S*@", "//***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", url)
-
-
 _CHECK = "Check url, and that the broker is up and reachable from %s" % socket.gethostname()
 
 # The client's exceptions, marks in the server's text, our error, what to say, the option at fault, what to do. The first that fits.
@@ -55,6 +57,23 @@ _EXPLAINED: tuple[tuple[tuple[str, ...], tuple[str, ...], type[FleetError], str,
         "Set username and password to what the broker expects",
     ),
     (("ReadOnlyError",), ("READONLY",), Refused, "this is a read-only replica", "url", "Give the primary's address in url"),
+    (
+        (),
+        ("No master found",),
+        Unavailable,
+        "the sentinels know no primary of that name that is up (%s)",
+        "url",
+        "Check the name and the sentinels in url, and that a primary is up",
+    ),
+    (
+        ("MovedError", "AskError", "ClusterDownError", "ClusterCrossSlotError"),
+        ("CROSSSLOT",),
+        Refused,
+        "this is a Redis Cluster, and the keys of one queue are spread over its servers",
+        "url",
+        "Use a single Redis or Valkey, or one behind Redis Sentinel (redis+sentinel://)",
+    ),
+    ((), ("NOREPLICAS",), Unavailable, "too few replicas are connected for a write", None, "Mend the replicas and run again"),
     (("NoPermissionError",), ("NOPERM",), Refused, "the broker's user may not do this (%s)", "username", "Grant it, or use another user"),
     (
         (),
@@ -101,7 +120,8 @@ class RedisConnection:
             raise Refused(
                 "The broker's address %s is not understood" % (self.where or "is missing and an empty one"),
                 option="url",
-                next_step="Give url as redis://host:6379/0, rediss://host:6380/0 or unix:///path/to.sock?db=0",
+                next_step="Give url as redis://host:6379/0, rediss://host:6380/0, unix:///path/to.sock?db=0"
+                " or redis+sentinel://host1:26379,host2:26379/primary/0",
             )
         timeout = float(settings.get("connect_timeout") or 5.0)
         options: dict[str, Any] = {"socket_timeout": timeout, "retry": self.redis.retry.Retry(self.redis.backoff.NoBackoff(), 0)}
@@ -112,13 +132,43 @@ class RedisConnection:
                 options[name] = settings[name]
         options.update(self._tls(url, settings))
         try:
-            self.client = self.redis.Redis.from_url(url, **options)
+            self.client = (
+                self._behind_sentinels(url, options, settings) if "+sentinel://" in url else self.redis.Redis.from_url(url, **options)
+            )
         except (ValueError, TypeError, self.redis.exceptions.RedisError) as problem:
             raise Refused("The broker's address %s is not understood: %s" % (self.where, problem), option="url") from problem
 
+    def _behind_sentinels(self, url: str, options: dict[str, Any], settings: Mapping[str, Any]) -> Any:
+        """A client of whatever server the sentinels name as the primary at the moment.
+
+        :raises ValueError: ``url`` is not ``redis+sentinel://[user[:password]@]host[:port],.../primary[/database]``.
+        """
+        place, _slash, path = url.partition("://")[2].partition("?")[0].partition("/")
+        login, _at, hosts = place.rpartition("@")
+        user, _colon, password = login.partition(":")
+        for name, value in (("username", user), ("password", password)):
+            if value:
+                options.setdefault(name, unquote(value))
+        primary, _slash, database = path.partition("/")
+        if not primary:
+            raise ValueError("it does not name the primary, as in redis+sentinel://host:26379/primary/0")
+        addresses = []
+        for host in hosts.split(","):
+            found = re.match(r"^(\[[^]]+\]|[^:\[\]]+)(?::(\d+))?$", host.strip())
+            if not found:
+                raise ValueError("%r is not the address of a sentinel" % host)
+            addresses.append((found.group(1).strip("[]"), int(found.group(2) or SENTINEL_PORT)))
+        if url.startswith("rediss"):
+            options["ssl"] = True
+        own = {name: value for name, value in options.items() if name not in ("username", "password")}
+        for name in ("username", "password"):
+            if settings.get("sentinel_" + name):
+                own[name] = settings["sentinel_" + name]
+        return self.redis.sentinel.Sentinel(addresses, sentinel_kwargs=own, **options).master_for(unquote(primary), db=int(database or 0))
+
     def _tls(self, url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         ca = settings.get("tls_ca")
-        if not url.startswith("rediss://"):
+        if not url.startswith("rediss"):
             if ca:
                 raise Refused(
                     "tls_ca is given, but %s does not use TLS" % self.where,
@@ -147,7 +197,7 @@ class RedisConnection:
             raise self.explain(problem, doing) from problem
         except OSError as problem:
             # What the library does not turn into its own error, such as a CA file that holds no certificate.
-            option = "tls_ca" if self.where.startswith("rediss://") else "url"
+            option = "tls_ca" if self.where.startswith("rediss") else "url"
             raise Refused("Could not %s at %s: %s" % (doing, self.where, problem), option=option, next_step=_CHECK) from problem
 
     def explain(self, problem: Exception, doing: str) -> FleetError:
@@ -177,16 +227,30 @@ class RedisConnection:
                     raise
         return []
 
-    def require_writable(self, doing: str) -> None:
-        """Refuse before the first change if this server does not take writes."""
+    def require_writable(self, doing: str) -> list[str]:
+        """Refuse before the first change if this server does not take writes, is a cluster, or is about to evict what is written.
+
+        :returns: what the operator should know, one sentence each.
+        """
         with self.asking(doing) as client:
             try:
-                role = client.info("replication").get("role")
+                told = client.info()
             except self.redis.exceptions.NoPermissionError:
-                return  # Not allowed to ask: the first write will tell.
-        if role == "slave":
+                return []  # Not allowed to ask: the first write will tell.
+        here = "Could not %s at %s" % (doing, self.where)
+        if told.get("role") == "slave":
+            raise Refused("%s: this is a read-only replica" % here, option="url", next_step="Give the primary's address in url")
+        if told.get("cluster_enabled"):
+            raise self.explain(self.redis.exceptions.ResponseError("CROSSSLOT"), doing)
+        policy, most = str(told.get("maxmemory_policy")), int(told.get("maxmemory") or 0)
+        if not policy.startswith("allkeys") or not most:
+            return []
+        evicts = "the server evicts any key when its memory is full (maxmemory-policy %s)" % policy
+        used = int(told.get("used_memory") or 0)
+        if used >= FULL * most:
             raise Refused(
-                "Could not %s at %s: this is a read-only replica" % (doing, self.where),
+                "%s: %s, and %d of %d bytes are used" % (here, evicts, used, most),
                 option="url",
-                next_step="Give the primary's address in url",
+                next_step="Set maxmemory-policy to noeviction, or free memory, and run again",
             )
+        return ["%s%s: tasks can be lost at any time; set it to noeviction" % (evicts[0].upper(), evicts[1:])]

@@ -1,0 +1,343 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Celery on Redis: looking at queues and workers, and pausing (run against Celery 5.7). Redriving is in ``celery_redis_store.py``."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any, Iterator, Mapping
+
+from .._errors import Conflict, NotFound, Refused
+from .api import Capabilities, Look, PauseReport, PauseRequest, QueueBackend, QueueState, RedriveRequest, TaskStore, Unknowns
+from .celery_control import NOT_ASKED, NOT_COUNTED, QUESTIONS, Answers, held_of, queues_of, workers_of
+from .celery_message import NO_ARGUMENTS
+from .celery_redis_keys import CeleryKeys, Held, Mailbox
+from .celery_redis_scripts import SIZE
+from .celery_redis_store import open_redis_store, scan_failed
+from .redis_connection import RedisConnection
+
+#: Looking for queues by their bindings walks the database's keys; it is given up beyond this many.
+SCANNED_KEYS = 200000
+
+#: Failed results are counted, key by key, in a database of at most this many keys.
+COUNTED_KEYS = 5000
+
+_FAILED = (
+    "Celery keeps each failure in a key of its own, and the database has more than %d keys to walk for them; a redrive in check mode"
+    " counts them" % COUNTED_KEYS
+)
+_NO_AGE = "Celery does not record when a task was published"
+
+_RESULTS = (
+    "needs result_backend on the same Redis server (option result_db names another database) and result_extended=True"
+    " in Celery's configuration"
+)
+_NO_DEAD = "Celery on Redis has no dead letters of its own; name the queue for them in dead_letter"
+
+#: How long a worker that has answered may take to do what it was told (s).
+SETTLE_S = 10.0
+
+CAPABILITIES = Capabilities(
+    system="celery",
+    can=frozenset(("list_queues", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    sources={
+        "failed": "results with the state FAILURE of tasks of this queue; " + _RESULTS,
+        "parked": "the list queueops:parked:<queue>, which no worker consumes",
+        "queued": "the queue's lists, one for each step of priority",
+        "executing": "messages that workers hold unacknowledged (kombu's hash unacked), of this queue",
+        "abandoned": "the same, when no worker at all listens on this database any more",
+        "other": "the lists of another queue, by its name",
+    },
+    actions={
+        "requeue": "pushed to the queue's list as kombu does; its failed result then reads RETRY",
+        "fail": "removed, and a result with the state FAILURE is written that holds the whole message",
+        "park": "put in the list queueops:parked:<queue>",
+        "discard": "deleted, with its failed result",
+        "compensate": "pushed to the queue that undoes it, with the header queueops_compensates",
+    },
+    match=("ids", "task", "version", "error", "older_than", "newer_than", "header", "field"),
+    instead={
+        "counters": "Judge the release by another sign; Celery's workers count the tasks they began, not how those ended",
+        "source:dead_lettered": "Name the queue to which the application sends its dead tasks in dead_letter; Celery has none itself",
+        "action:dead_letter": "Name the queue for dead tasks in dead_letter, or use action=fail or action=park",
+    },
+    guarantee={
+        "list_queues": "by the bindings that kombu keeps, found by walking up to %d names of keys" % SCANNED_KEYS,
+        "pause": "each worker that consumes the queue is told to stop (cancel_consumer) and has to answer; tasks that it has prefetched"
+        " still run; a worker that is started or reconnects meanwhile does not know of the pause and consumes; it does not expire by"
+        " itself",
+        "redrive": "each task is marked, leaves its place and enters the other in one step on the server. A failed task comes back with its"
+        " id, name, arguments, group and stamps; callbacks, chain, chord, priority and time limits are not in a result and are lost. "
+        + _RESULTS,
+        "redrive_count": "in the header queueops_redrives, and for failed tasks in a hash that is kept for 7 days after the last redrive",
+        "breaker": "by the results of the redriven tasks; tasks with ignore_result=True never show how they ended",
+        "look": "workers are asked through Celery's remote control, as `celery inspect` does: a private list takes the answers and is gone"
+        " afterwards; ask_workers=false asks nobody, and then what executes is not known",
+    },
+)
+
+
+class CeleryRedisBackend(QueueBackend):
+    """Celery's queues in one Redis database.
+
+    Settings: ``key_prefix`` (kombu's ``global_keyprefix``), ``dead_letter`` (a queue), ``result_db`` and ``result_prefix`` (of the result
+    backend), ``priority_steps`` and ``sep`` (transport options), ``control_exchange``, ``ask_workers``, ``inspect_timeout`` (s).
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._redis = RedisConnection(settings)
+        self._keys = CeleryKeys(settings, self._redis)
+        self._ask = settings.get("ask_workers") is not False
+        self._mailbox = Mailbox(self._keys, self._redis, settings)
+        self.capabilities = CAPABILITIES
+        if self._keys.has_dead_letter:
+            self.capabilities = replace(
+                CAPABILITIES,
+                sources=dict(CAPABILITIES.sources, dead_lettered="the queue that dead_letter names"),
+                actions=dict(CAPABILITIES.actions, dead_letter="pushed to the queue that dead_letter names"),
+            )
+
+    # Looking
+
+    def look(self, queues: list[str] | None = None, missing_ok: bool = False) -> Look:
+        """Two round trips, and one question to the workers that waits for those that listen, at most ``inspect_timeout``."""
+        keys, unknowns = self._keys, Unknowns()
+        with self._redis.asking("look at the queues") as client:
+            names = self._all(client) if queues is None else list(dict.fromkeys(queues))
+
+            def ask(pipe: Any) -> None:
+                pipe.time()
+                for name in names:
+                    for key in keys.lists(name):
+                        pipe.llen(key)
+                    pipe.exists(keys.binding(name))
+                    pipe.get(keys.pause(name))
+                    for key in keys.lists(keys.dead_letter(name)) if keys.has_dead_letter else ():
+                        pipe.llen(key)
+
+            raw = iter(self._redis.together(client, ask))
+            seconds, micros = next(raw)
+            at = seconds + micros / 1e6
+            held = keys.unacked(client)
+            answers = self._answers(client)
+            if held.ids and answers.complete:
+                held = held.still(keys.unacked(client))
+            states = [self._state(name, raw, held, answers, unknowns) for name in names]
+            self._count_failed(client, states, unknowns)
+            missing = [state for state in states if not state.exists]
+            if missing:
+                self._require(missing, keys.find_queues(client, SCANNED_KEYS) or [], missing_ok)
+        receivers = self._mailbox.receivers
+        workers = workers_of(answers, at, None if queues is None else names, unknowns, receivers)
+        if states:
+            unknowns.note("queues.oldest_task_age_s", _NO_AGE)
+            unknowns.note("queues.rate_per_s", NOT_COUNTED)
+            if not keys.has_dead_letter:
+                unknowns.note("queues.dead_lettered", _NO_DEAD)
+        if not answers.complete:
+            unknowns.note("workers", answers.why_not or "%d workers got the question and not all answered" % (receivers or 0))
+        return Look(at, states, workers, unknowns.as_dict())
+
+    def _state(self, name: str, raw: Iterator[Any], held: Held, answers: Answers, unknowns: Unknowns) -> QueueState:
+        """One queue, of the answers in the order in which :meth:`look` asked."""
+        lengths = [int(next(raw)) for _step in self._keys.steps]
+        bound, record = bool(next(raw)), _record(next(raw))
+        state = QueueState(name=name, queued=sum(lengths))
+        if self._keys.has_dead_letter:
+            state.dead_lettered = sum(int(next(raw)) for _step in self._keys.steps)
+        self._executing(state, held, answers, unknowns)
+        consuming = [node for node in answers.names() if name in (queues_of(answers, node) or [])]
+        state.paused = record is not None
+        if record is not None:
+            state.paused_by = dict(record, expires_in_s=None, still_consuming=consuming if answers.complete else None)
+        state.exists = bool(bound or any(lengths) or consuming or state.paused or (held.by_queue or {}).get(name))
+        return state
+
+    def _count_failed(self, client: Any, states: list[QueueState], unknowns: Unknowns) -> None:
+        """Count the failed results, where the database is small enough to be walked at every look."""
+        if not states:
+            return
+        if client.eval(SIZE, 0, self._keys.result_db, self._keys.db) > COUNTED_KEYS:
+            unknowns.note("queues.failed", _FAILED)
+            return
+        routes = {key: state.name for state in states for key in self._keys.routing_keys(client, state.name)}
+        counts: dict[str, set[str]] = {}
+        for _ended, task, key in scan_failed(client, self._keys, list(routes)):
+            counts.setdefault(routes.get(key, ""), set()).add(task)
+        for state in states:
+            if counts.get(""):
+                unknowns.note("queues.failed", "of %d failed results the queue is not known: %s" % (len(counts[""]), NO_ARGUMENTS))
+            else:
+                state.failed = len(counts.get(state.name, ()))
+
+    def _all(self, client: Any) -> list[str]:
+        found = self._keys.find_queues(client, SCANNED_KEYS)
+        if found is None:
+            raise Refused(
+                "The database at %s has more than %d keys to search for Celery's queues" % (self._redis.where, SCANNED_KEYS),
+                option="queues",
+                next_step="Name the queues",
+            )
+        return found
+
+    def _require(self, missing: list[QueueState], found: list[str], missing_ok: bool) -> None:
+        """Fail, unless the queues that none of their own keys tells of are bound to another exchange."""
+        for state in missing:
+            state.exists = state.name in found
+        names = [state.name for state in missing if not state.exists]
+        if names and not missing_ok:
+            raise NotFound(
+                "There is no queue %s at %s" % (" and no queue ".join(names), self._redis.where),
+                option="queues",
+                next_step="Name one of: %s" % (", ".join(found[:20]) or "none; Celery knows no queue there, check url and key_prefix"),
+            )
+
+    def _answers(self, client: Any) -> Answers:
+        if not self._ask:
+            return Answers(nodes=self._mailbox.nodes(client), why_not=NOT_ASKED)
+        return self._mailbox.ask(client, dict(QUESTIONS))
+
+    def _executing(self, state: QueueState, held: Held, answers: Answers, unknowns: Unknowns) -> None:
+        """What workers hold of one queue: unacknowledged messages, and tasks that were acknowledged before they are run."""
+        reason = None
+        if not answers.complete:
+            # Early acknowledgement is Celery's default: without the workers nobody knows what executes.
+            reason = answers.why_not or "not every worker answered"
+        elif held.by_queue is None:
+            reason = "workers hold %d messages of all queues together, too many to read whose they are" % held.total
+        if reason is not None or held.by_queue is None:
+            for name in ("executing", "scheduled", "abandoned"):
+                unknowns.note("queues." + name, reason or "", state.name)
+            return
+        unacked = held.by_queue.get(state.name, 0)
+        every, acknowledged, state.scheduled = held_of(answers, state.name)
+        mine = held.ids_of(state.name)
+        if not self._mailbox.receivers:
+            state.executing, state.abandoned = 0, unacked
+        elif held.ids is None:
+            state.executing = unacked + len(acknowledged)
+            unknowns.note("queues.abandoned", "workers hold %d messages, too many to compare one by one" % held.total)
+        else:
+            state.abandoned = sum(1 for task in mine if task not in every)
+            state.executing = unacked - state.abandoned + len(acknowledged - set(mine))
+
+    # Pausing
+
+    def pause(self, queues: list[str], request: PauseRequest, check: bool = False) -> PauseReport:
+        """Tell every worker that consumes one of ``queues`` to stop; each has to answer. Our record says who, why and which workers."""
+        self._redis.require_writable("pause")
+        self._require_asking()
+        before = self._read_pauses(queues)
+        if before["paused"]:
+            holder = before["paused_by"] or {}
+            if holder.get("owner") != request.owner:
+                warning = "It was paused before, by %s; that pause is left as it is" % holder.get("owner")
+                return PauseReport(False, before, before, [warning])
+        with self._redis.asking("pause") as client:
+            answers = self._mailbox.ask(client, {"active_queues": {}})
+            self._require_complete(answers)
+            consuming = {queue: [node for node in answers.names() if queue in (queues_of(answers, node) or [])] for queue in queues}
+            if before["paused"] and not any(consuming.values()):
+                return PauseReport(False, before, before)
+            noted = {"owner": request.owner, "reason": request.reason, "since": (before["paused_by"] or {}).get("since") or time.time()}
+            if not check:
+                for queue, nodes in consuming.items():
+                    # The record first: a pause that nobody knows of would be worse than a record without a pause.
+                    earlier = _record(client.get(self._keys.pause(queue))) or {}
+                    told = sorted(set(nodes) | set(earlier.get("workers") or []))
+                    client.set(self._keys.pause(queue), json.dumps(dict(noted, workers=told)))
+                    self._tell(client, "cancel_consumer", queue, nodes)
+        warnings = [CAPABILITIES.guarantee["pause"]]
+        if request.expires is not None:
+            warnings.append("expires is not kept: Celery's workers cannot be told to go on by themselves; lift the pause with state=active")
+        return PauseReport(True, before, {"paused": True, "paused_by": dict(noted, expires_in_s=None)}, warnings)
+
+    def resume(self, queues: list[str], owner: str, check: bool = False) -> PauseReport:
+        """Tell the workers that the pause stopped to consume again. One that was started since then does so already."""
+        self._redis.require_writable("lift the pause")
+        self._require_asking()
+        before = self._read_pauses(queues)
+        if not before["paused"]:
+            return PauseReport(False, before, before)
+        holder = before["paused_by"] or {}
+        if holder.get("owner") not in (None, owner):
+            raise Conflict(
+                "The queues at %s are paused by %s (%s), not by %s"
+                % (self._redis.where, holder.get("owner"), holder.get("reason") or "no reason given", owner),
+                option="owner",
+                still_true="They stay paused and nothing was changed",
+                next_step="Ask %s, or give owner=%s to lift it in that name" % (holder.get("owner"), holder.get("owner")),
+            )
+        if not check:
+            with self._redis.asking("lift the pause") as client:
+                answers = self._mailbox.ask(client, {"active_queues": {}})
+                self._require_complete(answers)
+                for queue in queues:
+                    told = (_record(client.get(self._keys.pause(queue))) or {}).get("workers") or []
+                    alive = [node for node in answers.names() if node in told and queue not in (queues_of(answers, node) or [])]
+                    self._tell(client, "add_consumer", queue, alive)
+                    client.delete(self._keys.pause(queue))
+        return PauseReport(True, before, {"paused": False, "paused_by": None})
+
+    def _require_asking(self) -> None:
+        if not self._ask:
+            raise Refused("A pause goes through Celery's workers, and ask_workers=false forbids it", option="ask_workers")
+
+    def _require_complete(self, answers: Answers) -> None:
+        if not answers.complete:
+            raise Refused(
+                "Not every Celery worker at %s answered: %s"
+                % (self._redis.where, answers.why_not or "%d listen, %d answered" % (self._mailbox.receivers or 0, len(answers.names()))),
+                option="state",
+                next_step="Raise inspect_timeout, or quiet the workers through their service manager (role drain)",
+            )
+
+    def _tell(self, client: Any, order: str, queue: str, nodes: list[str]) -> None:
+        if not nodes:
+            return
+        answers = self._mailbox.ask(client, {order: {"queue": queue}}, nodes)
+        refused = [node for node in nodes if "ok" not in (answers.by.get(order, {}).get(node) or {})]
+        # A worker answers that it will; only what it consumes afterwards shows that it did.
+        end = time.monotonic() + SETTLE_S
+        wanted = order == "add_consumer"
+        left = list(nodes)
+        while not refused and left:
+            told = self._mailbox.ask(client, {"active_queues": {}}, nodes)
+            left = [node for node in nodes if (queue in (queues_of(told, node) or [])) != wanted or queues_of(told, node) is None]
+            if left and time.monotonic() > end:
+                refused = left
+            elif left:
+                time.sleep(0.05)
+        if refused:
+            raise Refused(
+                "Of the Celery workers, %s did not confirm %s of %s" % (", ".join(refused[:5]), order, queue),
+                option="state",
+                still_true="%d other workers have done so, and the pause is recorded" % (len(nodes) - len(refused)),
+                next_step="Run again; it tells only those that have not",
+            )
+
+    def _read_pauses(self, queues: list[str]) -> dict[str, Any]:
+        with self._redis.asking("read the pause") as client:
+            noted = [_record(client.get(self._keys.pause(queue))) for queue in queues]
+        held = [record for record in noted if record is not None]
+        return {"paused": bool(held) and len(held) == len(noted), "paused_by": dict(held[0], expires_in_s=None) if held else None}
+
+    # Redriving
+
+    def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
+        """What can be refused is refused here: no such queue, a server that takes no writes, results that hold no arguments."""
+        return open_redis_store(self, self._redis, self._keys, self._mailbox, request, check)
+
+
+def _record(stored: Any) -> dict[str, Any] | None:
+    """Our record of a pause; None: there is none."""
+    if not stored:
+        return None
+    try:
+        found = json.loads(stored)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"owner": None, "reason": None, "since": None}
