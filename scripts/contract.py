@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run the queue systems' contract tests. None ran, one was skipped, or a system of the sample was left out: that fails.
 
-``contract.py --sample`` is what CI runs: every system on the one version of its server that the distribution has, and of the long
-tests those of one system of each broker. Without it, every system runs on every version, and dies at every step.
+``contract.py --sample`` is what CI runs: every system on the one version of its server that the distribution has, with the looks of the
+contract and its own tests, and the whole contract for one system of each broker. Without it, every system runs on every version, and
+dies at every step.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> int:
     command = [sys.executable, "-m", "pytest", "-p", "no:testinfra", "-o", "cache_dir=build/pytest", f"--junit-xml={report}"]
     extra = {"QUEUEOPS_REDIS_SERVER": redis_server(), "HYPOTHESIS_STORAGE_DIRECTORY": str(BUILD / "hypothesis")}
     if sample:
+        command += ["-k", "not hundred_thousand"]
         extra.update(QUEUEOPS_SYSTEMS=",".join("@" + server for server in SAMPLE), QUEUEOPS_SAMPLE="1")
     else:
         extra["QUEUEOPS_EVERY_STEP"] = "1"

@@ -28,8 +28,8 @@ from tests.unit.conftest import _redis, redis_server
 __all__ = ["_redis", "redis_server"]
 
 
-#: What dies and breaks most takes longest: CI runs that over one system of each broker, and the rest over all of them.
-LONG = ("test_kill", "test_errors", "test_conservation")
+#: CI looks at every system, and runs the rest over one system of each broker; each system's own tests redrive it there.
+LONG = ("test_conservation", "test_drain", "test_errors", "test_kill", "test_redrive")
 SAMPLED = ("Rq", "RabbitmqQuorum", "Nats", "Procrastinate")
 
 
