@@ -365,6 +365,8 @@ def test_a_server_that_evicts_keys_is_said_and_refused_when_nearly_full(start: C
     client.config_set("maxmemory-policy", "volatile-lru")
     assert redrive(open_backend("rq", {"url": url}), RedriveRequest("mail", limit=1)).warnings == []
     client.config_set("maxmemory-policy", "allkeys-lru")
+    # Enough in it that the rest is more than what a connection takes.
+    client.set("ballast", b"x" * 20_000_000)
     client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.05))
     with pytest.raises(Refused, match="evicts any key") as caught:
         redrive(open_backend("rq", {"url": url}), RedriveRequest("mail"))
