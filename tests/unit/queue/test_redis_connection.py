@@ -268,8 +268,12 @@ class Sentinels:
             lines += ["sentinel down-after-milliseconds mail 500", "sentinel failover-timeout mail 2000"]
             command.append("--sentinel")
         Path(command[1]).write_text("\n".join(lines) + "\n")
-        self._processes[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, what="a listening server")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0 or process.poll() is not None, what="a listening server")
+        if process.poll() is not None:
+            # Somebody else has taken the port meanwhile.
+            return self._start()
+        self._processes[port] = process
         return port
 
     def kill(self, port: int) -> None:
@@ -291,7 +295,7 @@ def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
 def test_the_primary_is_found_by_sentinels_before_and_after_a_failover(sentinels: Sentinels) -> None:
     client = redis.Redis(port=sentinels.primary)
     failed_tasks(client, 3)
-    wait_for(lambda: client.info("replication").get("slave0", {}).get("state") == "online", what="the replica")
+    wait_for(lambda: client.info("replication").get("slave0", {}).get("state") == "online", what="the replica", limit=60)
     asked: Any = redis.Redis(port=sentinels.sentinel)
     wait_for(lambda: asked.sentinel_master("mail")["num-slaves"] == 1, what="the sentinel's knowledge", limit=40)
     # The first one does not answer, and is passed over.
@@ -300,7 +304,7 @@ def test_the_primary_is_found_by_sentinels_before_and_after_a_failover(sentinels
     assert backend.look(["mail"]).queues[0].failed == 3
     assert redrive(backend, RedriveRequest("mail", limit=1, run="r1")).moved == 1
     replica = redis.Redis(port=sentinels.replica)
-    wait_for(lambda: replica.zcard("rq:failed:mail") == 2, what="the replica's catching up")
+    wait_for(lambda: replica.zcard("rq:failed:mail") == 2, what="the replica's catching up", limit=60)
     sentinels.kill(sentinels.primary)
     wait_for(lambda: asked.sentinel_master("mail")["port"] == sentinels.replica, what="the failover", limit=60)
     wait_for(lambda: replica.info("replication")["role"] == "master", what="the new primary", limit=60)
@@ -327,11 +331,12 @@ def failed_tasks(client: Any, count: int) -> None:
 
 
 def test_a_cluster_is_refused_by_name(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = 65536
+    while port + 10000 > 65535:  # The cluster's own port is 10,000 above.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
     command = [find_redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--dir", str(tmp_path)]
-    command += ["--cluster-port", str(port - 10000 if port > 40000 else port + 10000)] if redis_major() >= 7 else []
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, what="the server")
