@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run the queue systems' contract tests. None ran, one was skipped, or a system of the sample was left out: that fails.
 
-``contract.py --sample`` is what CI runs: every system on the one version of its server that the distribution has, with the looks of the
+``contract.py --sample`` is for every day: every system on the one version of its server that the distribution has, with the looks of the
 contract and its own tests, and the whole contract for one system of each broker. Without it, every system runs on every version, and
 dies at every step.
 """

@@ -28,7 +28,7 @@ from tests.unit.conftest import _redis, redis_server
 __all__ = ["_redis", "redis_server"]
 
 
-#: CI looks at every system, and runs the rest over one system of each broker; each system's own tests redrive it there.
+#: The sample looks at every system, and runs the rest over one system of each broker; each system's own tests redrive it there.
 LONG = ("test_conservation", "test_drain", "test_errors", "test_kill", "test_redrive")
 SAMPLED = ("Rq", "RabbitmqQuorum", "Nats", "Procrastinate")
 

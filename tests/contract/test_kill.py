@@ -20,7 +20,7 @@ from tests.contract.kill import Job, count_steps, run, run_killed, small_batches
 from tests.contract.system import System
 from tests.unit.conftest import wait_for
 
-#: At most this many of the steps are killed at; a redrive of a few tasks has fewer. CI kills at a few that are spread over all.
+#: At most this many of the steps are killed at; a redrive of a few tasks has fewer. The sample kills at a few that are spread over all.
 KILLS = 40 if os.environ.get("QUEUEOPS_EVERY_STEP") else 6
 
 
