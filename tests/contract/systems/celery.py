@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import kombu.pools
 import redis
 from celery import Celery
 from celery.app.task import Context
@@ -64,6 +65,8 @@ class _Celery(System):
 
     def __init__(self, server: Server, folder: Path) -> None:
         super().__init__(server, folder)
+        # Kombu keeps connections for the whole process, and an earlier test may have restarted the server.
+        kombu.pools.reset()
         self.app = Celery("contract", broker=server.url, backend=self.results())
         self.app.conf.update(result_extended=True, task_create_missing_queues=True, broker_pool_limit=2)
         self.published: list[str] = []
