@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit contract contract-sample molecule bench requirements clean
+.PHONY: help drill test lint unit contract contract-sample molecule bench bench-queues requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8)
 bench: $(LINK) ## measure the rollback against a hand-written playbook, in the same containers
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/bench.py $(ARGS)
+
+bench-queues: $(LINK) ## measure the redrives against each queue system's own way (ARGS="--write": into the docs)
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/bench_queues.py $(ARGS)
 
 requirements: ## pin requirements/*.txt anew from requirements/*.in
 	@scripts/pin.sh drill test worker
