@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Celery on Redis: looking at queues and workers, and pausing (run against Celery 5.7). Redriving is in ``celery_redis_store.py``."""
+"""Celery on Redis: looking at queues and workers, and pausing (run against Celery 5.7). Redriving: ``celery_redis_store.py``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from .._errors import Conflict, NotFound, Refused
 from .api import Capabilities, Look, PauseReport, PauseRequest, QueueBackend, QueueState, RedriveRequest, TaskStore, Unknowns
 from .celery_control import NOT_ASKED, NOT_COUNTED, QUESTIONS, Answers, held_of, queues_of, workers_of
 from .celery_message import NO_ARGUMENTS
+from .celery_redis_failed import FailedStore, scan_failed
 from .celery_redis_keys import CeleryKeys, Held, Mailbox
+from .celery_redis_messages import HeldStore, ListStore
 from .celery_redis_scripts import SIZE
-from .celery_redis_store import open_redis_store, scan_failed
 from .redis_connection import RedisConnection
 
 #: Looking for queues by their bindings walks the database's keys; it is given up beyond this many.
@@ -329,7 +330,40 @@ class CeleryRedisBackend(QueueBackend):
 
     def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
         """What can be refused is refused here: no such queue, a server that takes no writes, results that hold no arguments."""
-        return open_redis_store(self, self._redis, self._keys, self._mailbox, request, check)
+        redis, keys, source = self._redis, self._keys, request.source
+        if not check:
+            redis.require_writable("redrive")
+        for rule in request.rules:
+            for action, place, done in (("park", "parked", "parked"), ("dead_letter", "dead_lettered", "dead-lettered")):
+                if rule.action == action and source == place:
+                    raise Refused("Tasks of the source %s are %s already" % (place, done), option="rules", next_step="Use another action")
+        with redis.asking("find the queues") as client:
+            self._require_queues(client, request)
+        if source == "failed":
+            return FailedStore(redis, keys, request, check)
+        if source in ("executing", "abandoned"):
+            return HeldStore(redis, keys, self._mailbox, request, check)
+        return ListStore(redis, keys, request, check)
+
+    def _require_queues(self, client: Any, request: RedriveRequest) -> None:
+        keys = self._keys
+        wanted = [("queue", request.queue)]
+        if request.source not in ("failed", "parked", "dead_lettered", "queued", "executing", "abandoned"):
+            wanted.append(("source", request.source))
+        wanted.extend(("destination", rule.destination) for rule in request.rules if rule.destination)
+        for option, queue in wanted:
+            # A queue all of whose tasks were set aside or are in hand may have neither a binding nor a list.
+            if keys.exists(client, queue) or (option == "queue" and client.exists(keys.parked(queue), keys.pause(queue))):
+                continue
+            if option == "queue" and (keys.unacked(client).by_queue or {}).get(queue):
+                continue
+            if queue in (keys.find_queues(client, SCANNED_KEYS) or []):
+                continue
+            raise NotFound(
+                "There is no queue %s at %s" % (queue, self._redis.where),
+                option=option,
+                next_step="Check the name; a queue exists once a worker consumes it or a task was published to it",
+            )
 
 
 def _record(stored: Any) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from .._errors import Refused
 from .celery_control import Answers, control_body
 from .celery_message import new_envelope, read_object
 from .redis_connection import RedisConnection
+from .redis_scripts import literal
 
 #: At most this many unacknowledged messages are read one by one, and at most this many by their last bytes; beyond, only counted.
 READ_WHOLE = 500
@@ -30,19 +31,24 @@ READ_TAILS = 5000
 
 # KEYS: unacked. ARGV: read whole up to, read tails up to.
 # Answers count, whether ids are read, then exchange, routing key and id of each message, all joined by NUL.
+# Exchange and routing key are the last that is held; they are looked for in the last bytes alone, and read once where they are the same.
 _UNACKED = """
 local total = redis.call('HLEN', KEYS[1])
 local whole = total <= tonumber(ARGV[1])
-local out = {tostring(total), whole and '1' or '0'}
+local out, known = {tostring(total), whole and '1' or '0'}, {}
 if total <= tonumber(ARGV[2]) then
   for _, raw in ipairs(redis.call('HVALS', KEYS[1])) do
-    local exchange, key = string.match(raw, ', ("[^"]*"), ("[^"]*")%]$')
-    local ok, ends = pcall(cjson.decode, exchange and ('[' .. exchange .. ',' .. key .. ']') or raw)
-    if ok and not exchange then ends = {ends[2], ends[3]} end
+    local tail = string.match(string.sub(raw, -600), ', ("[^"]*", "[^"]*")%]$')
+    local ends = tail and known[tail]
+    if not ends then
+      local ok, read = pcall(cjson.decode, tail and '[' .. tail .. ']' or raw)
+      ends = ok and {tostring(read[#read - 1]), tostring(read[#read])} or {'', ''}
+      if tail then known[tail] = ends end
+    end
     local id = ''
     if whole then id = string.match(raw, '.*"correlation_id": "([^"]+)"') or '' end
-    out[#out + 1] = ok and tostring(ends[1]) or ''
-    out[#out + 1] = ok and tostring(ends[2]) or ''
+    out[#out + 1] = ends[1]
+    out[#out + 1] = ends[2]
     out[#out + 1] = id
   end
 end
@@ -129,10 +135,9 @@ class CeleryKeys:
         """Every queue with a binding, sorted; None if the database has more than ``most`` keys to search."""
         if client.dbsize() > most:
             return None
-        pattern = self.binding("*").replace("[", "\\[")
         lead = len(self.binding(""))
         found: set[str] = set()
-        for key in client.scan_iter(match=pattern, count=5000):
+        for key in client.scan_iter(match=literal(self.binding("")) + "*", count=5000):
             exchange = key.decode("utf-8", "replace")[lead:]
             if exchange.endswith(".pidbox") or exchange == "celeryev":
                 continue

@@ -8,16 +8,14 @@ A script that acts answers one letter a task: m moved, g taken or changed meanwh
 
 from __future__ import annotations
 
-#: How long the record of which tasks a run has moved is kept, and how often each was redriven (s).
-KEPT_S = 7 * 24 * 3600
-
 # A window of a list, from the right; the first answer is how many to its right were walked over.
 # Finds the anchor (the last one walked over) again, for workers take on the right meanwhile.
 # KEYS: list. ARGV: walked over, size, anchor.
 WINDOW = """
 local skip, size = tonumber(ARGV[1]), tonumber(ARGV[2])
 if skip > 0 and ARGV[3] ~= '' and redis.call('LINDEX', KEYS[1], -skip) ~= ARGV[3] then
-  local at = redis.call('LPOS', KEYS[1], ARGV[3], 'RANK', '-1')
+  -- No farther than it was, but for what kombu puts back on the right.
+  local at = redis.call('LPOS', KEYS[1], ARGV[3], 'RANK', '-1', 'MAXLEN', skip + 1000)
   if at then skip = redis.call('LLEN', KEYS[1]) - at else skip = 0 end
 end
 local found = redis.call('LRANGE', KEYS[1], -(skip + size), -(skip + 1))
@@ -110,144 +108,137 @@ redis.call('SELECT', ARGV[1])
 return found
 """
 
-# A push that fails half-way would lose tasks: refuse before the first change, if a name is taken
-# by something that is no list.
-_REFUSE = """
-local function refuse(first, stride, offset)
-  local seen = {}
+# Each of the three that act finds out first what may go on, then puts it down, marks it and takes it away, so that whatever the server
+# refuses in between, a task is in two places and never in none. A name that is taken by something that is no list is refused
+# before the first change. Their first arguments: moved set or '', seconds to keep it, database, database of results.
+_ACT = """
+local MOVED, KEPT, DB, RESULTS = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local seen, outcomes, going = {}, {}, {}
+local function refuse(first, stride)
+  local known = {}
   for i = first, #ARGV, stride do
-    local key = ARGV[i + offset]
-    if key ~= '' and not seen[key] then
-      seen[key] = true
+    local key = ARGV[i]
+    if key ~= '' and not known[key] then
+      known[key] = true
       local kind = redis.call('TYPE', key).ok
       if kind ~= 'list' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is not a list') end
     end
   end
 end
+local function moved_before(id) return MOVED ~= '' and (seen[id] or redis.call('SISMEMBER', MOVED, id) == 1) end
+local function choose(i, outcome)
+  outcomes[#outcomes + 1] = outcome
+  if outcome == 'm' then
+    seen[ARGV[i]] = true
+    going[#going + 1] = i
+  end
+end
+-- What is at these distances behind a task's id: a key and a value, and nothing is put down where the key is empty.
+local function put(command, key, value, database)
+  if database ~= DB then redis.call('SELECT', database) end
+  for _, i in ipairs(going) do
+    if ARGV[i + key] ~= '' then redis.call(command, ARGV[i + key], ARGV[i + value]) end
+  end
+  if database ~= DB then redis.call('SELECT', DB) end
+end
+local function mark()
+  if MOVED == '' or #going == 0 then return end
+  for _, i in ipairs(going) do redis.call('SADD', MOVED, ARGV[i]) end
+  redis.call('EXPIRE', MOVED, KEPT)
+end
 """
 
 # Takes messages out of a list by what they are, wherever they have moved to, and sends each on.
-# KEYS: list. ARGV: moved set or '', seconds to keep it, database, database of results, nearest and farthest from the right, a unique
-# text; then for each: id, the message, list to push to or '', new message, key of a result or '', the result.
+# KEYS: list. ARGV: the four, nearest and farthest from the right, a unique text; then for each: id, the message, list to push to or '',
+# new message, key of a result or '', the result.
 ACT_LIST = (
-    _REFUSE
+    _ACT
     + """
-local wrong = refuse(8, 6, 2)
+local wrong = refuse(10, 6)
 if wrong then return wrong end
-local moved, total = ARGV[1], redis.call('LLEN', KEYS[1])
+local total = redis.call('LLEN', KEYS[1])
 local near, far = tonumber(ARGV[5]), tonumber(ARGV[6])
 local at = {}
 local function search(margin_near, margin_far)
   local first = math.max(0, total - far - margin_far)
   local last = math.min(total - 1, total - near + margin_near)
   at = {}
-  for i, raw in ipairs(redis.call('LRANGE', KEYS[1], first, last)) do at[raw] = first + i - 1 end
+  -- From the right end, which what is pushed on the left does not change.
+  for i, raw in ipairs(redis.call('LRANGE', KEYS[1], first, last)) do at[raw] = first + i - 1 - total end
 end
 search(0, 0)
 for i = 8, #ARGV, 6 do
   if not at[ARGV[i + 1]] then search(500, 100) break end
 end
-local outcomes, taken, results = {}, 0, {}
+local places = {}
 for i = 8, #ARGV, 6 do
-  local id, index = ARGV[i], at[ARGV[i + 1]]
-  local outcome = 'm'
-  if moved ~= '' and redis.call('SISMEMBER', moved, id) == 1 then outcome = 'a'
-  elseif not index then outcome = 'g'
+  local place = at[ARGV[i + 1]]
+  if moved_before(ARGV[i]) then choose(i, 'a')
+  elseif not place then choose(i, 'g')
   else
     at[ARGV[i + 1]] = nil
-    if moved ~= '' then redis.call('SADD', moved, id) end
-    redis.call('LSET', KEYS[1], index, ARGV[7])
-    taken = taken + 1
-    if ARGV[i + 4] ~= '' then results[#results + 1] = i end
+    places[#places + 1] = place
+    choose(i, 'm')
   end
-  outcomes[#outcomes + 1] = outcome
 end
-if taken > 0 then redis.call('LREM', KEYS[1], -taken, ARGV[7]) end
-local n = 0
-for i = 8, #ARGV, 6 do
-  n = n + 1
-  if outcomes[n] == 'm' and ARGV[i + 2] ~= '' then redis.call('LPUSH', ARGV[i + 2], ARGV[i + 3]) end
-end
-if moved ~= '' and taken > 0 then redis.call('EXPIRE', moved, ARGV[2]) end
-if #results > 0 then
-  redis.call('SELECT', ARGV[4])
-  for _, i in ipairs(results) do redis.call('SET', ARGV[i + 4], ARGV[i + 5]) end
-  redis.call('SELECT', ARGV[3])
-end
+put('SET', 4, 5, RESULTS)
+put('LPUSH', 2, 3, DB)
+mark()
+for _, place in ipairs(places) do redis.call('LSET', KEYS[1], place, ARGV[7]) end
+if #places > 0 then redis.call('LREM', KEYS[1], -#places, ARGV[7]) end
 return table.concat(outcomes)
 """
 )
 
-# The same for what workers hold. KEYS: unacked, unacked_index. ARGV: moved set or '', seconds to keep it, database, database of results;
-# then for each: id, tag, what is held, list to push to or '', new message, key of a result or '', the result.
+# The same for what workers hold. KEYS: unacked, unacked_index. ARGV: the four; then for each: id, tag, what is held, list to push to or '',
+# new message, key of a result or '', the result.
 ACT_HELD = (
-    _REFUSE
+    _ACT
     + """
-local wrong = refuse(5, 7, 3)
+local wrong = refuse(8, 7)
 if wrong then return wrong end
-local moved, outcomes, results = ARGV[1], {}, {}
 for i = 5, #ARGV, 7 do
-  local id, tag = ARGV[i], ARGV[i + 1]
-  local held = redis.call('HGET', KEYS[1], tag)
-  local outcome = 'm'
-  if moved ~= '' and redis.call('SISMEMBER', moved, id) == 1 then outcome = 'a'
-  elseif held ~= ARGV[i + 2] then outcome = 'g'
-  else
-    if moved ~= '' then redis.call('SADD', moved, id) end
-    redis.call('HDEL', KEYS[1], tag)
-    redis.call('ZREM', KEYS[2], tag)
-    if ARGV[i + 3] ~= '' then redis.call('LPUSH', ARGV[i + 3], ARGV[i + 4]) end
-    if ARGV[i + 5] ~= '' then results[#results + 1] = i end
-  end
-  outcomes[#outcomes + 1] = outcome
+  if moved_before(ARGV[i]) then choose(i, 'a')
+  elseif redis.call('HGET', KEYS[1], ARGV[i + 1]) ~= ARGV[i + 2] then choose(i, 'g')
+  else choose(i, 'm') end
 end
-if moved ~= '' then redis.call('EXPIRE', moved, ARGV[2]) end
-if #results > 0 then
-  redis.call('SELECT', ARGV[4])
-  for _, i in ipairs(results) do redis.call('SET', ARGV[i + 5], ARGV[i + 6]) end
-  redis.call('SELECT', ARGV[3])
+put('SET', 5, 6, RESULTS)
+put('LPUSH', 3, 4, DB)
+mark()
+for _, i in ipairs(going) do
+  redis.call('HDEL', KEYS[1], ARGV[i + 1])
+  redis.call('ZREM', KEYS[2], ARGV[i + 1])
 end
 return table.concat(outcomes)
 """
 )
 
-# The same for failed results. ARGV: moved set or '', seconds to keep it, database, database of results, prefix of results, hash of
-# redrives; then for each: id, the result, list to push to or '', message, changed result or '' to delete it, 1 to count it.
+# The same for failed results. ARGV: the four, prefix of results, hash of redrives; then for each: id, the result, list to push to or '',
+# message, changed result or '' to delete it, 1 to count it.
 ACT_META = (
-    _REFUSE
+    _ACT
     + """
-local wrong = refuse(7, 6, 2)
+local wrong = refuse(9, 6)
 if wrong then return wrong end
-local moved, outcomes = ARGV[1], {}
-local n = 0
+redis.call('SELECT', RESULTS)
+local there = {}
+for i = 7, #ARGV, 6 do there[i] = redis.call('GET', ARGV[5] .. ARGV[i]) == ARGV[i + 1] end
+redis.call('SELECT', DB)
 for i = 7, #ARGV, 6 do
-  n = n + 1
-  outcomes[n] = (moved ~= '' and redis.call('SISMEMBER', moved, ARGV[i]) == 1) and 'a' or 'm'
+  if moved_before(ARGV[i]) then choose(i, 'a') else choose(i, there[i] and 'm' or 'g') end
 end
-redis.call('SELECT', ARGV[4])
-n = 0
-for i = 7, #ARGV, 6 do
-  n = n + 1
-  if outcomes[n] == 'm' then
-    local key = ARGV[5] .. ARGV[i]
-    local meta = redis.call('GET', key)
-    if meta ~= ARGV[i + 1] then outcomes[n] = 'g'
-    elseif ARGV[i + 4] == '' then redis.call('DEL', key)
-    else redis.call('SET', key, ARGV[i + 4], 'KEEPTTL') end
-  end
+put('LPUSH', 2, 3, DB)
+for _, i in ipairs(going) do
+  if ARGV[i + 5] ~= '' then redis.call('HINCRBY', ARGV[6], ARGV[i], 1) end
 end
-redis.call('SELECT', ARGV[3])
-n = 0
-for i = 7, #ARGV, 6 do
-  n = n + 1
-  if outcomes[n] == 'm' then
-    if moved ~= '' then redis.call('SADD', moved, ARGV[i]) end
-    if ARGV[i + 2] ~= '' then redis.call('LPUSH', ARGV[i + 2], ARGV[i + 3]) end
-    if ARGV[i + 5] ~= '' then redis.call('HINCRBY', ARGV[6], ARGV[i], 1) end
-  end
+redis.call('EXPIRE', ARGV[6], KEPT)
+mark()
+redis.call('SELECT', RESULTS)
+for _, i in ipairs(going) do
+  if ARGV[i + 4] == '' then redis.call('DEL', ARGV[5] .. ARGV[i])
+  else redis.call('SET', ARGV[5] .. ARGV[i], ARGV[i + 4], 'KEEPTTL') end
 end
-if moved ~= '' then redis.call('EXPIRE', moved, ARGV[2]) end
-redis.call('EXPIRE', ARGV[6], ARGV[2])
+redis.call('SELECT', DB)
 return table.concat(outcomes)
 """
 )

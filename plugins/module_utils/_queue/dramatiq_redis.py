@@ -27,7 +27,8 @@ from .api import (
     version_and_host,
 )
 from .dramatiq_message import Message
-from .dramatiq_redis_store import DramatiqRedisStore, Keys
+from .dramatiq_redis_keys import Keys
+from .dramatiq_redis_store import DramatiqRedisStore
 from .redis_connection import RedisConnection
 
 #: After this many seconds without a heartbeat Dramatiq takes a worker for gone (its default for ``heartbeat_timeout``).

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from .redis_scripts import BEHIND
+
 # The id of a message: from its end, where Dramatiq's encoder writes it; else, if it is JSON, wherever it is; else its key.
-_IDENTITY = """
+IDENTITY = """
 local function identity(key, data)
   if not data then return key end
   local id = string.match(string.sub(data, -120), '"message_id":"([^"\\\\]+)","message_timestamp":%d+}$')
@@ -42,31 +44,10 @@ local function tell(hash, keys, scores, most)
 end
 """
 
-# The rank behind (score, member) of the last one seen, whether that is still in the sorted set or not.
-# Members of one score are compared byte by byte, as the server sorts them; Lua's own < goes by the server's language.
-_BEHIND = """
-local function after(one, other)
-  for i = 1, math.min(#one, #other) do
-    local mine, theirs = string.byte(one, i), string.byte(other, i)
-    if mine ~= theirs then return mine > theirs end
-  end
-  return #one > #other
-end
-local function behind(key, score, member)
-  if score == '' then return 0 end
-  local low, high = redis.call('ZCOUNT', key, '-inf', '(' .. score), redis.call('ZCOUNT', key, '-inf', score)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    if after(redis.call('ZRANGE', key, middle, middle)[1], member) then high = middle else low = middle + 1 end
-  end
-  return low
-end
-"""
-
 # A window of a sorted set, oldest first. KEYS: sorted set, hash. ARGV: score or '', member, last score, size, bytes.
 SORTED_WINDOW = (
     _TELL
-    + _BEHIND
+    + BEHIND
     + """
 local start = behind(KEYS[1], ARGV[1], ARGV[2])
 local entries = redis.call('ZRANGE', KEYS[1], start, start + tonumber(ARGV[4]) - 1, 'WITHSCORES')
@@ -124,7 +105,7 @@ NAMED = _TELL + "local keys = {} for i = 2, #ARGV do keys[#keys + 1] = ARGV[i] e
 
 # The ids of the tasks of one place, in pieces. KEYS: place, hash. ARGV: from, to.
 IDENTITIES = (
-    _IDENTITY
+    IDENTITY
     + """
 local kind, keys = redis.call('TYPE', KEYS[1]).ok, {}
 if kind == 'zset' then keys = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[2])
@@ -142,7 +123,8 @@ return table.concat(found, '\\0')
 )
 
 # Moves tasks from one place to another, each checked again here, so that two redrives, a worker or an operator at the same time
-# cannot make one run twice or vanish. All that can be refused by the server is refused before the first of them is touched.
+# cannot make one run twice or vanish. A key of another kind is refused before the first of them is touched; and each is put down,
+# marked and taken away in this order, so that whatever the server refuses in between, a task is in two places and never in none.
 # KEYS: moved, pending, source, its hash, target, its hash, delayed target, its hash, heartbeats.
 # ARGV: kind of source (z sorted set, l list, a acks), kind of target (l, z, x: none), now (ms), seconds to keep moved and pending,
 # 1 to note them as pending, where in the list the last one was, worker, its heartbeat may not be later than this (ms, or ''),
@@ -198,12 +180,12 @@ for i = 9, #ARGV, 6 do
       elseif to_1 > 0 then data = string.sub(data, 1, from_1) .. ARGV[i + 4] .. string.sub(data, to_1 + 1) end
       local list, list_hash = target, target_hash
       if delayed == 1 then list, list_hash = KEYS[7], KEYS[8] end
-      redis.call('SADD', KEYS[1], id)
-      if ARGV[5] == '1' then redis.call('HSET', KEYS[2], key, id) end
       if to ~= 'x' then
         redis.call('HSET', list_hash, key, data)
         if to == 'l' then redis.call('RPUSH', list, key) else redis.call('ZADD', list, string.format('%.0f', score), key) end
       end
+      redis.call('SADD', KEYS[1], id)
+      if ARGV[5] == '1' then redis.call('HSET', KEYS[2], key, id) end
       if from == 'z' then if to ~= 'z' or list ~= source then redis.call('ZREM', source, key) end
       elseif from == 'a' then redis.call('SREM', source, key)
       else
@@ -222,72 +204,8 @@ return table.concat(outcomes)
 """
 )
 
-# Which redriven tasks are in nobody's hands any more. KEYS: pending, hashes they were put into... Answers key and id of each.
-SETTLED = """
-local entries = redis.call('HGETALL', KEYS[1])
-local found = {}
-for i = 1, #entries, 2 do
-  local held = false
-  for j = 2, #KEYS do held = held or redis.call('HEXISTS', KEYS[j], entries[i]) == 1 end
-  if not held then
-    found[#found + 1] = entries[i]
-    found[#found + 1] = entries[i + 1]
-  end
-end
-return table.concat(found, '\\0')
-"""
-
-# Notes which redriven tasks are tried again: their messages have new keys. With a cursor all of a hash, a piece a call.
-# KEYS: moved, pending, failed again, completed, messages. ARGV: seconds to keep, cursor or '', else keys... Answers the next cursor.
-RETRIED = (
-    _IDENTITY
-    + """
-local function note(key, data)
-  if redis.call('HEXISTS', KEYS[2], key) == 1 then return end
-  local id = identity(key, data)
-  if redis.call('SISMEMBER', KEYS[1], id) == 1 then
-    redis.call('SADD', KEYS[3], id)
-    redis.call('SREM', KEYS[4], id)
-  end
-end
-local cursor = '0'
-if ARGV[2] ~= '' then
-  local answer = redis.call('HSCAN', KEYS[5], ARGV[2], 'COUNT', 500)
-  for i = 1, #answer[2], 2 do note(answer[2][i], answer[2][i + 1]) end
-  cursor = answer[1]
-else
-  for i = 3, #ARGV do note(ARGV[i], redis.call('HGET', KEYS[5], ARGV[i])) end
-end
-redis.call('EXPIRE', KEYS[3], tonumber(ARGV[1]))
-return cursor
-"""
-)
-
-# KEYS: moved, pending, failed again, completed, dead letters, their messages. ARGV: died not before (ms), seconds to keep, then
-# key and id of each that is in nobody's hands. Answers how many completed and how many failed again.
-FATES = (
-    _IDENTITY
-    + """
-local dead = redis.call('ZRANGEBYSCORE', KEYS[5], ARGV[1], '+inf')
-for i = 1, #dead do
-  local id = identity(dead[i], redis.call('HGET', KEYS[6], dead[i]))
-  if redis.call('SISMEMBER', KEYS[1], id) == 1 then
-    redis.call('SADD', KEYS[3], id)
-    redis.call('SREM', KEYS[4], id)
-  end
-end
-for i = 3, #ARGV, 2 do
-  if redis.call('ZSCORE', KEYS[5], ARGV[i]) then redis.call('SADD', KEYS[3], ARGV[i + 1])
-  elseif redis.call('SISMEMBER', KEYS[3], ARGV[i + 1]) == 0 then redis.call('SADD', KEYS[4], ARGV[i + 1]) end
-  redis.call('HDEL', KEYS[2], ARGV[i])
-end
-for i = 3, 4 do redis.call('EXPIRE', KEYS[i], tonumber(ARGV[2])) end
-return {redis.call('SCARD', KEYS[4]), redis.call('SCARD', KEYS[3])}
-"""
-)
-
 # How many are left to be swept. KEYS: sorted set. ARGV: score or '', member, last score.
-LEFT = _BEHIND + "return redis.call('ZCOUNT', KEYS[1], '-inf', ARGV[3]) - behind(KEYS[1], ARGV[1], ARGV[2])"
+LEFT = BEHIND + "return redis.call('ZCOUNT', KEYS[1], '-inf', ARGV[3]) - behind(KEYS[1], ARGV[1], ARGV[2])"
 
 # Requeues the next dead or parked tasks, whatever they are, where their messages are just as Dramatiq writes them: what is dropped and
 # added is cut out of the text of the options, which have to be flat. A key followed by a colon stands in no text, where its quotes
@@ -297,7 +215,7 @@ LEFT = _BEHIND + "return redis.call('ZCOUNT', KEYS[1], '-inf', ARGV[3]) - behind
 # Answers score and member of the last one, how many there were, the letters of those not moved (as for MOVE), actors and numbers,
 # the keys for the slow way.
 SWEEP = (
-    _BEHIND
+    BEHIND
     + """
 local source, hash, head = KEYS[3], KEYS[4], ARGV[7]
 local function of_kind(key, kind)
@@ -350,11 +268,12 @@ for i = 1, #entries, 2 do
   if data then new, id, actor = edited(data) end
   if not data then letters[#letters + 1] = 'e'
   elseif not new then slow[#slow + 1] = member
-  elseif redis.call('SADD', KEYS[1], id) == 0 then letters[#letters + 1] = 'a'
+  elseif redis.call('SISMEMBER', KEYS[1], id) == 1 then letters[#letters + 1] = 'a'
   else
-    if ARGV[6] == '1' then redis.call('HSET', KEYS[2], member, id) end
     redis.call('HSET', KEYS[6], member, new)
     redis.call('RPUSH', KEYS[5], member)
+    redis.call('SADD', KEYS[1], id)
+    if ARGV[6] == '1' then redis.call('HSET', KEYS[2], member, id) end
     redis.call('ZREM', source, member)
     redis.call('HDEL', hash, member)
     actors[actor] = (actors[actor] or 0) + 1

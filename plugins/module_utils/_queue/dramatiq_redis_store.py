@@ -16,24 +16,21 @@ from typing import Any, Callable, Iterator
 from .._errors import Refused
 from .api import Census, Decision, RedriveRequest, Sweep, Task, TaskStore
 from .dramatiq_message import Message
-from .dramatiq_redis_scripts import FATES, IDENTITIES, LEFT, LIST_WINDOW, MOVE, NAMED, RETRIED, SETTLED, SORTED_WINDOW, SWEEP
+from .dramatiq_redis_fates import Fates
+from .dramatiq_redis_keys import Keys
+from .dramatiq_redis_scripts import IDENTITIES, LEFT, LIST_WINDOW, MOVE, NAMED, SORTED_WINDOW, SWEEP
 from .redis_connection import RedisConnection
+from .redis_scripts import MOVED_BEFORE, RUN_KEPT_S
 
-#: How long the record of which tasks a run has moved is kept (s).
-RUN_KEPT_S = 7 * 24 * 3600
 #: Bytes of messages read at a time.
 WINDOW_BYTES = 4 * 1024 * 1024
 #: Ids read at a time.
 IDENTITY_WINDOW = 1000
-#: By so much the clock of a worker may be behind the broker's (ms), when it says when a task died.
-SKEW_MS = 60000
-#: So many tasks that others publish meanwhile may stand between those that are tried again.
-TAIL = 1000
 #: By so many of the tasks that were left the place in a list is found again.
 ANCHORS = 100
 
 _SKIPPED = {
-    "a": "already moved by this run",
+    "a": MOVED_BEFORE,
     "g": "not there any more",
     "e": "its message has expired on the broker",
     "c": "it was changed meanwhile",
@@ -43,34 +40,6 @@ _SKIPPED = {
 _NUMBERS = struct.Struct(">7IBd")
 NOT_JSON = "its message is not JSON, and cannot be addressed to another queue"
 NOT_COUNTED = "its message is not JSON, and does not record how often it was redriven"
-
-
-class Keys:
-    """Dramatiq's keys with the prefix (its ``namespace``), and ours."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self.heartbeats = "%s:__heartbeats__" % prefix
-
-    def queue(self, name: str) -> str:
-        return "%s:%s" % (self._prefix, name)
-
-    def delayed(self, name: str) -> str:
-        return "%s:%s.DQ" % (self._prefix, name)
-
-    def dead(self, name: str) -> str:
-        return "%s:%s.XQ" % (self._prefix, name)
-
-    def parked(self, name: str) -> str:
-        return "queueops:parked:%s:%s" % (self._prefix, name)
-
-    def acks(self, worker: str, list_name: str) -> str:
-        """What ``worker`` has taken from the list: for delayed messages the queue's name with ``.DQ``."""
-        return "%s:__acks__.%s.%s" % (self._prefix, worker, list_name)
-
-    @staticmethod
-    def messages(key: str) -> str:
-        return key + ".msgs"
 
 
 class _Place:
@@ -128,6 +97,7 @@ class DramatiqRedisStore(TaskStore):
         self._tracks = [self._moved, base + ":pending", base + ":failed_again", base + ":completed"]
         self._destinations = list(dict.fromkeys([self._queue, *(rule.destination for rule in request.rules if rule.destination)]))
         self._deadline = ""
+        self._fates: Fates | None = None
         # Score and member of the last task that was swept.
         self._swept: tuple[Any, Any] = ("", "")
         if not check:
@@ -164,9 +134,6 @@ class DramatiqRedisStore(TaskStore):
 
     def _open(self) -> None:
         with self._redis.asking("open the queue") as client:
-            if self._request.breaker is not None and not self._check:
-                # What an earlier part of this run found out is not about the tasks that are moved from now on.
-                client.delete(*self._tracks[1:])
             pipe = client.pipeline(transaction=False)
             pipe.time()
             pipe.scard(self._moved)
@@ -181,6 +148,11 @@ class DramatiqRedisStore(TaskStore):
         end: Any = ends[0] if ends else None
         self._last = repr(end[0][1]) if isinstance(end, list) and end else "-inf"
         self._length = end if isinstance(end, int) else 0
+        if self._request.breaker is not None and not self._check:
+            self._fates = Fates(self._redis, self._keys, self._tracks, self._destinations, self._living, self._now)
+
+    def _living(self) -> list[str]:
+        return self._workers()[0]
 
     def now(self) -> float:
         return self._now
@@ -434,43 +406,5 @@ class DramatiqRedisStore(TaskStore):
                     name = task.name or "unknown"
                     swept.by_task[name] = swept.by_task.get(name, 0) + 1
 
-    # Fates
-
-    def _note_delayed(self, client: Any, name: str) -> None:
-        """Note what waits for another attempt."""
-        cursor = b"0"
-        while True:
-            keys = [*self._tracks, self._keys.messages(self._keys.delayed(name))]
-            cursor = client.register_script(RETRIED)(keys=keys, args=[RUN_KEPT_S, cursor])
-            if cursor == b"0":
-                return
-
-    def _note_queued(self, client: Any, name: str, moved: int) -> None:
-        """Note what is queued for another attempt, near the end of the queue, or in a worker's hand."""
-        queue = self._keys.queue(name)
-        found = client.lrange(queue, -(2 * moved + TAIL), -1)
-        for worker in self._workers()[0]:
-            found += client.smembers(self._keys.acks(worker, name))
-        for first in range(0, len(found), 500):
-            keys = [*self._tracks, self._keys.messages(queue)]
-            client.register_script(RETRIED)(keys=keys, args=[RUN_KEPT_S, "", *found[first : first + 500]])
-
     def fates(self, moved: int) -> tuple[int, int]:
-        """A task failed again when it waits for another attempt or is a dead letter, and completed when it is gone otherwise."""
-        keys = self._keys
-        with self._redis.asking("ask what became of the redriven tasks") as client:
-            held = [keys.messages(key) for name in self._destinations for key in (keys.queue(name), keys.delayed(name))]
-            gone: bytes = client.register_script(SETTLED)(keys=[self._tracks[1], *held], args=[])
-            # A worker publishes the next attempt before it lets go of the last one: looked for in the direction in which it goes.
-            for name in self._destinations:
-                self._note_delayed(client, name)
-                self._note_queued(client, name, moved)
-                self._note_delayed(client, name)
-            answer = [0, 0]
-            for number, name in enumerate(self._destinations):
-                dead = keys.dead(name)
-                last = number == len(self._destinations) - 1
-                arguments = [int(self._now * 1000) - SKEW_MS, RUN_KEPT_S, *(gone.split(b"\0") if gone and last else [])]
-                answer = client.register_script(FATES)(keys=[*self._tracks, dead, keys.messages(dead)], args=arguments)
-        completed, failed = answer
-        return completed + failed, failed
+        return self._fates.known(moved) if self._fates is not None else (0, 0)

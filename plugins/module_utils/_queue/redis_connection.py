@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 from .._errors import FleetError, MissingLibrary, Refused, Unavailable
@@ -74,6 +74,14 @@ _EXPLAINED: tuple[tuple[tuple[str, ...], tuple[str, ...], type[FleetError], str,
         "Use a single Redis or Valkey, or one behind Redis Sentinel (redis+sentinel://)",
     ),
     ((), ("NOREPLICAS",), Unavailable, "too few replicas are connected for a write", None, "Mend the replicas and run again"),
+    (
+        (),
+        ("user executing the script", "ACL failure in script"),
+        Refused,
+        "the broker's user may not do all of this, and of the batch that broke off some tasks may be in both places (%s)",
+        "username",
+        "Grant it, or use another user, and run again",
+    ),
     (("NoPermissionError",), ("NOPERM",), Refused, "the broker's user may not do this (%s)", "username", "Grant it, or use another user"),
     (
         (),
@@ -114,6 +122,7 @@ class RedisConnection:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.redis = load_redis()
+        self._scripts: dict[str, Any] = {}
         url = str(settings.get("url") or "")
         self.where = masked(url)
         if not url.startswith(SCHEMES):
@@ -209,6 +218,13 @@ class RedisConnection:
             if known or any(mark in text for mark in marks):
                 return error("%s: %s" % (here, what % text if "%s" in what else what), option=option, next_step=next_step)
         return Unavailable("%s: %s" % (here, text), option="url", next_step=_CHECK)
+
+    def run(self, doing: str, script: str, keys: Sequence[str] = (), arguments: Sequence[Any] = ()) -> Any:
+        """What a script answers that runs inside the server. ``doing`` as in :meth:`asking`."""
+        with self.asking(doing) as client:
+            if script not in self._scripts:
+                self._scripts[script] = client.register_script(script)
+            return self._scripts[script](keys=keys, args=arguments)
 
     def together(self, client: Any, ask: Callable[[Any], None]) -> list[Any]:
         """The answers to what ``ask`` queues on a pipeline, in one transaction, so that they belong to one moment.

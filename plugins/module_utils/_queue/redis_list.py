@@ -29,6 +29,7 @@ from .api import (
 )
 from .redis_connection import RedisConnection
 from .redis_list_store import BATCH, ListStore, Places
+from .redis_scripts import literal
 
 #: Looking for processing lists by pattern walks the database's keys; it is given up beyond this many.
 SCANNED_KEYS = 200000
@@ -143,11 +144,10 @@ class RedisListBackend(QueueBackend):
             if not re.search(r"[*?\[]", template):
                 found[pattern] = None
                 continue
-            # The name itself is no pattern: a queue called a*b must not match others.
-            pattern = template.replace("{queue}", re.sub(r"([*?\[\]\\^-])", r"\\\1", queue))
+            pattern = template.replace("{queue}", literal(queue))
             cursor, walked = 0, 0
             while True:
-                cursor, keys = client.scan(cursor=cursor, match=pattern, count=5000)
+                cursor, keys = client.scan(cursor=cursor, match=pattern, count=5000, _type="list")
                 walked += 5000
                 for key in keys:
                     found[key.decode("utf-8", "replace")] = None

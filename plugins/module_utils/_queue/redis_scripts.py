@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the scripts of plain lists and streams share: their names for keys, and reading JSON without trusting it."""
+"""What the systems on Redis share: how long they remember, words for outcomes, pieces of scripts, and reading JSON without trusting it."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 #: How long the record of which tasks a run has moved is kept (s).
@@ -33,10 +34,36 @@ end
 return table.concat(told, ',')
 """
 
+# The rank behind (score, member) of the last one seen, whether that is still in the sorted set or not.
+# Members of one score are compared byte by byte, as the server sorts them; Lua's own < goes by the server's language.
+BEHIND = """
+local function after(one, other)
+  for i = 1, math.min(#one, #other) do
+    local mine, theirs = string.byte(one, i), string.byte(other, i)
+    if mine ~= theirs then return mine > theirs end
+  end
+  return #one > #other
+end
+local function behind(key, score, member)
+  if score == '' then return 0 end
+  local low, high = redis.call('ZCOUNT', key, '-inf', '(' .. score), redis.call('ZCOUNT', key, '-inf', score)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if after(redis.call('ZRANGE', key, middle, middle)[1], member) then high = middle else low = middle + 1 end
+  end
+  return low
+end
+"""
+
 
 def moved_key(run: str | None, source: str) -> str:
     """The set of what ``run`` moved from the list or stream ``source``; ids are only unique within one."""
     return "queueops:redrive:%s:moved:%s" % (run, source)
+
+
+def literal(name: str) -> str:
+    """``name`` as a pattern for SCAN that nothing else matches: a queue called ``a*b`` must not match others."""
+    return re.sub(r"([*?\[\]\\^-])", r"\\\1", name)
 
 
 def text(value: Any) -> str:

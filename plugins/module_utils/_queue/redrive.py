@@ -258,6 +258,7 @@ class _Run:
         self._fuse = Fuse(store, request.breaker) if request.breaker is not None and not check else None
         self._requeued = 0
         self._open = True
+        self._acted = False
 
     def go(self) -> RedriveReport:
         store, report = self._store, self._report
@@ -272,7 +273,8 @@ class _Run:
         except FleetError as error:
             self._finish()
             error.details = dict(report.as_dict(), **error.details)
-            if not self._check and report.moved:
+            if self._acted:
+                # Also with 0 moved: the answer to the first batch may be what did not come.
                 error.still_true = "%d tasks are known to be moved; %s" % (report.moved, store.unfinished())
             raise
         self._finish()
@@ -293,8 +295,10 @@ class _Run:
         report, first = self._report, True
         while True:
             room = self._room(self._store.batch)
+            self._acted = self._acted or room > 0
             swept = self._store.sweep(rule.action, rule.destination, room)
             if swept is None:
+                self._acted = not first
                 return not first
             if not room:
                 # What the limit or the breaker left, counted as a sweep of nothing.
@@ -403,6 +407,7 @@ class _Run:
                 return
             portion, able = able[:room], able[room:]
             self._name(portion)
+            self._acted = not self._check
             outcomes = [""] * len(portion) if self._check else self._store.apply([decision for decision, _counted in portion])
             self._count(portion, outcomes)
 

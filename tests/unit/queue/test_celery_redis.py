@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import random
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import (
     Rule,
 )
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.celery_redis import CeleryRedisBackend
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.celery_redis_failed import ByAge
 from celery import Celery
 from celery.app.task import Context
 from kombu import pools
@@ -299,6 +301,16 @@ def test_actions_on_failed_tasks(lab: Lab) -> None:
     assert "dead_letter" in str(caught.value.next_step)
 
 
+def test_failed_tasks_are_sorted_by_age_in_little_memory() -> None:
+    tasks = [(float(random.Random(number).random() * 1e9), str(uuid.UUID(int=number))) for number in range(1000)]
+    tasks += [(5.0, "a name"), (5.0, "grüße"), (6.0, str(uuid.UUID(int=1)).upper())]
+    found = ByAge(part=64)
+    for ended, task in tasks + tasks[::7]:
+        found.add(ended, task)
+    # Seen twice by the walk over the keys, they are still there once.
+    assert list(found) == list(found) == [task for _ended, task in sorted(tasks)]
+
+
 def test_by_error_version_age_and_argument(lab: Lab) -> None:
     lab.publish(1)
     old, new = lab.fail(2, worker="mailer@1.0.0:vm"), lab.fail(2, args=(8,))
@@ -387,6 +399,27 @@ def test_a_pickle_passes_through_untouched_and_unexecuted(lab: Lab, tmp_path: Pa
     found = json.loads(lab.client.lindex("other", 0))
     assert base64.b64decode(found["body"]) == body and found["headers"]["eta"] == "2030-01-01T00:00:00"
     assert not path.exists()
+
+
+def test_what_another_redrive_took_from_the_middle_is_passed_over(lab: Lab) -> None:
+    """Also when it was the last task of a window, by which the place in the list is found again."""
+    ids = lab.publish(9)
+    store = lab.backend().open_store(RedriveRequest("mail", run="r1", source="queued", rules=(Rule(action="park"),)), False)
+    store.batch = 3
+    seen: list[str] = []
+    for number, tasks in enumerate(store.windows()):
+        seen += [task.id for task in tasks]
+        if number == 1:
+            assert lab.redrive(Rule(Match(ids=(ids[5],)), "park"), source="queued", run="r2").moved == 1
+            outcomes = store.apply([Decision(tasks[2], "park")])
+            assert outcomes[0].startswith("it was taken")
+    assert seen == ids
+
+
+def test_a_key_prefix_is_no_pattern(lab: Lab) -> None:
+    for prefix in ("a\\*[b]?:", "axb:"):
+        lab.client.sadd(prefix + "_kombu.binding.x", SEP.join(("q", "", "of " + prefix)))
+    assert [state.name for state in lab.backend(key_prefix="a\\*[b]?:").look().queues] == ["of a\\*[b]?:"]
 
 
 def test_what_is_no_message_stays_where_it_is(lab: Lab) -> None:

@@ -96,6 +96,12 @@ def test_a_queues_name_is_no_pattern(broker: Broker) -> None:
     assert broker.backend("redis_list").look(["ma*l"]).queues[0].executing == 1
 
 
+def test_a_key_of_another_kind_is_no_processing_list(broker: Broker) -> None:
+    db(broker).hset("mail:processing-settings", "retries", "3")
+    db(broker).rpush("mail:processing:w1", "x")
+    assert broker.backend("redis_list").look(["mail"]).queues[0].executing == 1
+
+
 def test_too_many_keys_to_search_is_unknown_and_not_drained(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "SCANNED_KEYS", 5000)
     pipe = db(broker).pipeline()

@@ -278,3 +278,19 @@ def test_many_tasks_of_another_queue_are_passed_over(broker: Redis) -> None:
     report = broker.redrive(source="dead_lettered")
     assert (report.matched, report.moved) == (2, 2)
     assert broker.client.zcard("dead") == 4000
+
+
+@pytest.mark.parametrize("rule", [Rule(action="fail"), Rule(Match(task="*"), "fail")], ids=["sweep", "walk"])
+def test_dead_tasks_that_are_to_be_dead_are_each_seen_once(broker: Redis, rule: Rule) -> None:
+    """They come back to the end of the set that is walked."""
+    broker.put("dead", *(task(number) for number in range(700)))
+    report = broker.redrive(rule, source="dead_lettered")
+    assert (report.matched, report.moved, broker.client.zcard("dead")) == (700, 700, 700)
+    assert broker.client.zrange("dead", 0, -1) == [task(number) for number in range(700)]
+
+
+def test_queued_tasks_that_are_compensated_in_their_own_queue_are_there_once(broker: Redis) -> None:
+    broker.client.lpush("queue:mail", *(task(number) for number in range(5)))
+    report = broker.redrive(Rule(Match(field={"jid": "%024x" % 2}), "compensate", "mail"), source="queued")
+    assert report.moved == 1
+    assert [json.loads(text)["jid"] for text in broker.queue()] == ["%024x" % number for number in (0, 1, 3, 4, 2)]
