@@ -179,7 +179,7 @@ workers:
       description: Its last heartbeat, in seconds since 1970 by its host's clock.
       type: float
 unknown:
-  description: Why a value is null, by C(queues.<field>) or C(workers.<field>).
+  description: Why a value is null, or that it is an estimate and how good a one, by C(queues.<field>) or C(workers.<field>).
   returned: success
   type: dict
   sample:

@@ -75,7 +75,7 @@ CAPABILITIES = Capabilities(
         " expires; owner and reason stand in the consumer's metadata",
         "redrive": "a task is published, its storage confirmed, noted in the ledger on disk, and then deleted from the source; a second"
         " copy is dropped by the destination within its duplicate window (2 minutes unless set), and after it prevented by the ledger;"
-        " two redrives at once are kept apart by that window alone",
+        " two redrives at once that send a task to the same stream are kept apart by that window alone",
         "redrive_run": "in the header x-queueops-run, and in the ledger",
         "redrive_count": "in the header x-queueops-redrives",
         "breaker": "failed again is what returns to the dead-letter stream with its headers, or what an advisory there names",

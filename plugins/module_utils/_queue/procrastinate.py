@@ -10,17 +10,23 @@ Our own table ``queueops_redrive`` beside them, made by the first redrive, remem
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from functools import partial
+from typing import Any, Callable, Mapping
 
-from .._errors import NotFound, Refused, Unavailable
+from .._errors import NotFound, Refused
 from .api import Capabilities, Look, QueueBackend, QueueState, RedriveRequest, TaskStore, Unknowns, WorkerState
 from .postgresql_connection import PostgresqlConnection
+from .procrastinate_counts import STATES, count
 from .procrastinate_store import DEAD_AFTER_S, ProcrastinateStore
 
 #: Seconds that counting may take on the server; then it is given up, and unknown.
 COUNT_S = 3.0
+_GIVEN_UP = (
+    "counting took longer than %g s and was given up; an index on procrastinate_jobs (queue_name, id) WHERE status = 'failed' makes it fast"
+)
 
 QUIET = "Stop the workers through their service manager (TERM: each finishes what it has and ends), and start them to go on"
+_NO_EVENT = "procrastinate_events does not say when the first queued task was deferred"
 NAMELESS = "Procrastinate records of a worker only a number and its last heartbeat"
 
 CAPABILITIES = Capabilities(
@@ -34,7 +40,8 @@ CAPABILITIES = Capabilities(
         "parked": "tasks that an earlier redrive parked",
     },
     actions={
-        "requeue": "to the status todo, in its queue or in the destination, due at once; attempts grow as by Procrastinate's own retry",
+        "requeue": "to the status todo, in its queue or in the destination, due at once or when it was scheduled for; attempts grow as by"
+        " Procrastinate's own retry, but not for a task that was still queued",
         "fail": "to the status failed",
         "park": "to the status cancelled, which no worker takes in whatever queue it is, with our mark",
         "discard": "deleted, with its events",
@@ -57,14 +64,6 @@ CAPABILITIES = Capabilities(
     },
 )
 
-# What is queued now: tasks that are due later are told apart.
-_COUNTS = """
-SELECT queue_name,
-       count(*) FILTER (WHERE status = 'todo' AND (scheduled_at IS NULL OR scheduled_at <= now())),
-       count(*) FILTER (WHERE status = 'todo' AND scheduled_at > now()),
-       count(*) FILTER (WHERE status = 'failed')
-  FROM procrastinate_jobs WHERE queue_name = ANY(%(queues)s) AND status IN ('todo', 'failed') GROUP BY queue_name
-"""
 # By a partial index that holds executing tasks alone.
 _EXECUTING = """
 SELECT j.id, j.queue_name, j.worker_id, w.last_heartbeat >= now() - make_interval(secs => %(dead)s),
@@ -86,10 +85,11 @@ WITH RECURSIVE names AS (
 ) SELECT queue_name FROM names WHERE queue_name IS NOT NULL
 """
 _EXISTS = "SELECT EXISTS (SELECT 1 FROM procrastinate_jobs WHERE queue_name = %(queue)s)"
+# The type as text: before 3.4 there is no 'retried'.
 _OLDEST = """
 SELECT extract(epoch FROM (
   SELECT max(e.at) FROM procrastinate_events e
-   WHERE e.job_id = j.id AND e.type IN ('deferred', 'deferred_for_retry', 'retried') AND e.at <= now()))
+   WHERE e.job_id = j.id AND e.type::text IN ('deferred', 'deferred_for_retry', 'retried') AND e.at <= now()))
   FROM procrastinate_jobs j
  WHERE j.queue_name = %(queue)s AND j.status = 'todo' AND (j.scheduled_at IS NULL OR j.scheduled_at <= now())
  ORDER BY j.id LIMIT 1
@@ -107,7 +107,7 @@ class ProcrastinateBackend(QueueBackend):
     # Looking
 
     def look(self, queues: list[str] | None = None, missing_ok: bool = False) -> Look:
-        """Some queries in read-only transactions; counting grows with the queue and is given up after :data:`COUNT_S`."""
+        """Some queries in one read-only snapshot. What takes longer than :data:`COUNT_S` to count is given up."""
         unknowns = Unknowns()
         try:
             return self._look(queues, missing_ok, unknowns)
@@ -115,7 +115,7 @@ class ProcrastinateBackend(QueueBackend):
             self._database.close()
 
     def _look(self, queues: list[str] | None, missing_ok: bool, unknowns: Unknowns) -> Look:
-        with self._database.transaction("look at the queues") as cursor:
+        with self._database.transaction("look at the queues", timeout=self._database.timeout) as cursor:
             self._require_schema(cursor)
             now = _one(cursor, "SELECT extract(epoch FROM now())")
             names = list(dict.fromkeys(queues)) if queues is not None else [row[0] for row in _all(cursor, _QUEUES)]
@@ -124,18 +124,25 @@ class ProcrastinateBackend(QueueBackend):
             workers = _all(cursor, _WORKERS, dead=DEAD_AFTER_S)
             if not missing_ok and not all(exist.values()):
                 raise self._missing([name for name in names if not exist[name]], [row[0] for row in _all(cursor, _QUEUES)])
-        counts = self._counts(names, unknowns)
+            counts = self._in_time(cursor, lambda: count(cursor, names))
+            oldest = {name: self._in_time(cursor, partial(_all, cursor, _OLDEST, queue=name)) for name in names}
         states = []
         for name in names:
             state = QueueState(name, exists=exist[name])
             held = [alive for _task, queue, _worker, alive, _since in executing if queue == name]
             state.executing, state.abandoned = sum(1 for alive in held if alive), sum(1 for alive in held if not alive)
-            if counts is not None:
-                state.queued, state.scheduled, state.failed, oldest = counts[name]
-                if oldest is not None:
-                    state.oldest_task_age_s = round(max(0.0, float(now) - float(oldest)), 3)
-                else:
-                    unknowns.note("queues.oldest_task_age_s", "no task is queued", name)
+            for field in STATES:
+                if counts is not None:
+                    setattr(state, field, counts[name].found.get(field))
+                note = _GIVEN_UP % COUNT_S if counts is None else counts[name].notes.get(field)
+                if note:
+                    unknowns.note("queues." + field, note, name)
+            since = oldest[name]
+            if since and since[0][0] is not None:
+                state.oldest_task_age_s = round(max(0.0, float(now) - float(since[0][0])), 3)
+            else:
+                reason = "finding it took too long" if since is None else _NO_EVENT if since else "no task is queued"
+                unknowns.note("queues.oldest_task_age_s", reason, name)
             states.append(state)
         if states:
             unknowns.note("queues.dead_lettered", "Procrastinate has no dead letters; tasks that failed for good are counted in failed")
@@ -143,19 +150,14 @@ class ProcrastinateBackend(QueueBackend):
             unknowns.note("queues.rate_per_s", CAPABILITIES.instead["counters"])
         return Look(float(now), states, [_worker(row, executing, unknowns) for row in workers], unknowns.as_dict())
 
-    def _counts(self, names: list[str], unknowns: Unknowns) -> dict[str, tuple[int, int, int, Any]] | None:
-        found: dict[str, tuple[int, int, int, Any]] = dict.fromkeys(names, (0, 0, 0, None))
+    def _in_time(self, cursor: Any, ask: Callable[[], Any]) -> Any:
+        """The answer; None if the server needs longer than :data:`COUNT_S`."""
         try:
-            with self._database.transaction("count the tasks", timeout=COUNT_S) as cursor:
-                for name, queued, scheduled, failed in _all(cursor, _COUNTS, queues=names):
-                    found[name] = (queued, scheduled, failed, _one(cursor, _OLDEST, queue=name) if queued else None)
-        except Unavailable as error:
-            if "in time" not in error.message:
-                raise
-            for field in ("queued", "scheduled", "failed", "oldest_task_age_s"):
-                unknowns.note("queues." + field, "counting took longer than %g s and was given up" % COUNT_S)
+            with cursor.connection.transaction():
+                cursor.execute("SELECT set_config('statement_timeout', %s, true)", ("%dms" % (COUNT_S * 1000),))
+                return ask()
+        except self._database.psycopg.errors.QueryCanceled:
             return None
-        return found
 
     def _require_schema(self, cursor: Any) -> None:
         jobs, workers = _all(cursor, "SELECT to_regclass('procrastinate_jobs'), to_regclass('procrastinate_workers')")[0]

@@ -73,14 +73,15 @@ SELECT j.id, j.task_name, j.args::text, {already},
  ORDER BY j.id LIMIT %(most)s
 """
 
-# What moves, in one statement: locked, checked, changed as procrastinate_retry_job_v2 would, and marked.
+# What moves, in one statement: locked, checked, changed as procrastinate_retry_job_v2 would, and marked. What is due later stays so,
+# and what was never tried has no attempt more.
 _MOVE = """
 WITH chosen AS MATERIALIZED (
   SELECT j.id, j.status, j.task_name, j.attempts, j.queueing_lock, j.abort_requested, {already} AS already
     FROM procrastinate_jobs j
    WHERE {which} AND {source} ORDER BY j.id LIMIT %(most)s FOR UPDATE OF j SKIP LOCKED
 ), judged AS MATERIALIZED (
-  SELECT c.id, c.task_name, c.attempts, CASE
+  SELECT c.id, c.task_name, c.attempts + CASE WHEN %(back)s AND c.status <> 'todo' THEN 1 ELSE 0 END AS attempts, CASE
       WHEN c.already AND %(action)s <> 'park' THEN 'a'
       WHEN %(back)s AND c.status = 'doing' AND c.abort_requested THEN 'r'
       WHEN %(back)s AND c.queueing_lock IS NOT NULL AND c.status <> 'todo' AND (
@@ -98,7 +99,8 @@ WITH chosen AS MATERIALIZED (
 """
 _BACK = """
 UPDATE procrastinate_jobs j
-   SET status = 'todo', attempts = j.attempts + 1, abort_requested = false, scheduled_at = NULL,
+   SET status = 'todo', attempts = judged.attempts, abort_requested = false,
+       scheduled_at = CASE WHEN j.scheduled_at > now() THEN j.scheduled_at END,
        queue_name = coalesce(%(destination)s, j.queue_name)
   FROM judged WHERE j.id = judged.id AND judged.outcome = 'm' RETURNING j.id
 """
@@ -126,10 +128,11 @@ SELECT j.id FROM procrastinate_jobs j
  WHERE j.queue_name = ANY(%(queues)s) AND (j.status IN ('failed', 'todo', 'doing') OR {parked}) AND j.id > %(after)s
  ORDER BY j.id LIMIT %(most)s
 """
-# One that is gone was deleted when it succeeded, as the worker may be told to do; one that waits for another attempt has failed again.
+# One that is gone was deleted when it succeeded, as the worker may be told to do; one with more attempts than when it was moved has
+# failed again, and waits for another or is at it.
 _FATES = """
 SELECT count(*) FILTER (WHERE j.id IS NULL OR j.status IN ('succeeded', 'cancelled', 'aborted')),
-       count(*) FILTER (WHERE j.status = 'failed' OR (j.status = 'todo' AND j.attempts > r.attempts + 1))
+       count(*) FILTER (WHERE j.status = 'failed' OR (j.status IN ('todo', 'doing') AND j.attempts > r.attempts))
   FROM queueops_redrive r LEFT JOIN procrastinate_jobs j ON j.id = r.job_id
  WHERE r.pass = %(pass)s AND r.action IN ('requeue', 'compensate')
 """
