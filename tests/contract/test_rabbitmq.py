@@ -5,33 +5,23 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-import shutil
 import subprocess
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import amqp
 import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, NotFound, Refused, Unavailable
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.amqp_connection import AmqpConnection
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.amqp_link import Link
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.amqp_message import AmqpMessage
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, QueueBackend, RedriveReport, RedriveRequest, Rule
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound, Refused, Unavailable
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Breaker, Match, RedriveRequest, Rule
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.redrive import redrive
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
 
-from tests.contract.conftest import Servers
-from tests.contract.servers.rabbitmq import RabbitServer
-from tests.contract.systems.rabbitmq import Rabbitmq, RabbitmqQuorum
+from tests.contract.rabbit import DEAD, QUEUE, Rabbit, rabbit
 from tests.unit.conftest import wait_for
 
-QUEUE, DEAD = "mail", "mail.dead"
+__all__ = ["rabbit"]
 
 
 class Marker:
@@ -44,53 +34,7 @@ class Marker:
         return open, (self.path, "w")
 
 
-class Fixture:
-    """One server, both types of queues."""
-
-    def __init__(self, server: RabbitServer, folder: Path) -> None:
-        self.server, self.folder = server, folder
-        self.classic, self.quorum = Rabbitmq(server, folder), RabbitmqQuorum(server, folder)
-
-    def open(self, **more: Any) -> QueueBackend:
-        return open_backend("rabbitmq", dict(self.classic.settings(), **more))
-
-    def redriven(self, *rules: Rule, check: bool = False, settings: dict[str, Any] | None = None, **more: Any) -> RedriveReport:
-        options: dict[str, Any] = {"state_dir": str(self.folder / "state"), "queue": QUEUE, **more}
-        return redrive(self.open(**(settings or {})), RedriveRequest(rules=rules or (Rule(),), **options), check)
-
-    def put(self, queue: str, *messages: amqp.Message) -> None:
-        with self.server.connection() as connection:
-            channel = connection.channel()
-            channel.confirm_select()
-            for message in messages:
-                channel.basic_publish_confirm(message, routing_key=queue, mandatory=True)
-
-    def make(self, queue: str, **arguments: Any) -> None:
-        with self.server.connection() as connection:
-            connection.channel().queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
-
-    def depth(self, queue: str) -> int:
-        with self.server.connection() as connection:
-            return int(connection.channel().queue_declare(queue, passive=True).message_count)
-
-    def ids(self, queue: str) -> list[str]:
-        return [str(message.properties["message_id"]) for message in self.classic.contents(queue)]
-
-
-@pytest.fixture(params=["rabbitmq3", "rabbitmq4"])
-def rabbit(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Fixture]:
-    server = servers.get(request.param)
-    assert isinstance(server, RabbitServer)
-    server.clear()
-    folder = Path(tempfile.mkdtemp(prefix="qo-"))
-    found = Fixture(server, folder)
-    yield found
-    found.classic.close()
-    found.quorum.close()
-    shutil.rmtree(folder)
-
-
-def test_a_hundred_looks_at_a_quorum_queue_count_no_delivery(rabbit: Fixture) -> None:
+def test_a_hundred_looks_at_a_quorum_queue_count_no_delivery(rabbit: Rabbit) -> None:
     rabbit.make(QUEUE, **{"x-queue-type": "quorum", "x-delivery-limit": 3})
     ids = rabbit.quorum.publish(QUEUE, 5)
     backend = rabbit.open()
@@ -101,7 +45,7 @@ def test_a_hundred_looks_at_a_quorum_queue_count_no_delivery(rabbit: Fixture) ->
     assert [(message.headers or {}).get("x-delivery-count", 0) for message in found] == [0] * 5
 
 
-def test_choosing_from_a_quorum_queue_burns_no_delivery_limit(rabbit: Fixture) -> None:
+def test_choosing_from_a_quorum_queue_burns_no_delivery_limit(rabbit: Rabbit) -> None:
     dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD}
     rabbit.make(QUEUE, **{"x-queue-type": "quorum", **dead})
     rabbit.make(DEAD, **{"x-queue-type": "quorum", "x-delivery-limit": 2})
@@ -117,7 +61,7 @@ def test_choosing_from_a_quorum_queue_burns_no_delivery_limit(rabbit: Fixture) -
     assert rabbit.ids(QUEUE) == ids[:6]
 
 
-def test_check_with_match_on_a_quorum_queue_is_refused(rabbit: Fixture) -> None:
+def test_check_with_match_on_a_quorum_queue_is_refused(rabbit: Rabbit) -> None:
     rabbit.quorum.declare(QUEUE)
     rabbit.quorum.fail(QUEUE, 2)
     with pytest.raises(Refused) as caught:
@@ -130,7 +74,7 @@ def test_check_with_match_on_a_quorum_queue_is_refused(rabbit: Fixture) -> None:
     assert "management_url" in (caught.value.next_step or "")
 
 
-def test_what_no_rule_takes_stays_at_its_place_in_a_classic_queue(rabbit: Fixture) -> None:
+def test_what_no_rule_takes_stays_at_its_place_in_a_classic_queue(rabbit: Rabbit) -> None:
     rabbit.classic.declare(QUEUE)
     ids = rabbit.classic.fail(QUEUE, 12)
     report = rabbit.redriven(Rule(Match(ids=(ids[3], ids[8]))))
@@ -139,7 +83,7 @@ def test_what_no_rule_takes_stays_at_its_place_in_a_classic_queue(rabbit: Fixtur
     assert rabbit.ids(DEAD) == [task for task in ids if task not in (ids[3], ids[8])]
 
 
-def test_few_are_chosen_from_many(rabbit: Fixture) -> None:
+def test_few_are_chosen_from_many(rabbit: Rabbit) -> None:
     """More than the broker hands out ahead are passed over."""
     for system in (rabbit.classic, rabbit.quorum):
         rabbit.server.clear()
@@ -159,7 +103,7 @@ def test_few_are_chosen_from_many(rabbit: Fixture) -> None:
         assert (rabbit.depth(DEAD), sorted(rabbit.ids(QUEUE))) == (4498, ["t00007", "t04400"])
 
 
-def test_everything_of_a_message_is_kept(rabbit: Fixture) -> None:
+def test_everything_of_a_message_is_kept(rabbit: Rabbit) -> None:
     dead = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD}
     rabbit.make(QUEUE, **{"x-max-priority": 5, **dead})
     rabbit.make(DEAD)
@@ -199,7 +143,7 @@ def test_everything_of_a_message_is_kept(rabbit: Fixture) -> None:
     assert found.headers["x-first-death-queue"] == QUEUE
 
 
-def test_payloads_are_passed_on_untouched(rabbit: Fixture) -> None:
+def test_payloads_are_passed_on_untouched(rabbit: Rabbit) -> None:
     written = rabbit.folder / "written"
     bodies = [b"", b"\x80" + pickle.dumps(Marker(written)), pickle.dumps(Marker(written)), b"x" * 400_000, b"{]", b"\xff\xfe"]
     for system in (rabbit.classic, rabbit.quorum):
@@ -218,7 +162,7 @@ def test_payloads_are_passed_on_untouched(rabbit: Fixture) -> None:
     assert b"Marker" not in b"".join(path.read_bytes() for path in (rabbit.folder / "state" / "redrive").iterdir())
 
 
-def test_where_failed_tasks_are_is_found_by_policy_and_bindings_or_asked_for(rabbit: Fixture) -> None:
+def test_where_failed_tasks_are_is_found_by_policy_and_bindings_or_asked_for(rabbit: Rabbit) -> None:
     rabbit.make(QUEUE)
     rabbit.make("graveyard")
     orders: list[Callable[[], Any]] = [rabbit.redriven, lambda: rabbit.redriven(Rule(action="dead_letter"), source="graveyard")]
@@ -250,7 +194,7 @@ def test_where_failed_tasks_are_is_found_by_policy_and_bindings_or_asked_for(rab
     assert rabbit.ids(QUEUE) == ids
 
 
-def test_a_dead_letter_queue_that_serves_several_queues(rabbit: Fixture) -> None:
+def test_a_dead_letter_queue_that_serves_several_queues(rabbit: Rabbit) -> None:
     for name in (QUEUE, "other"):
         rabbit.make(name, **{"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD})
     rabbit.make(DEAD)
@@ -270,7 +214,7 @@ def test_a_dead_letter_queue_that_serves_several_queues(rabbit: Fixture) -> None
     assert (report.moved, rabbit.ids("other")) == (2, theirs)
 
 
-def test_a_destination_that_would_drop_tasks_is_refused(rabbit: Fixture) -> None:
+def test_a_destination_that_would_drop_tasks_is_refused(rabbit: Rabbit) -> None:
     rabbit.classic.declare(QUEUE)
     ids = rabbit.classic.fail(QUEUE, 5)
     for name, overflow in (("small", "drop-head"), ("strict", "reject-publish")):
@@ -283,7 +227,68 @@ def test_a_destination_that_would_drop_tasks_is_refused(rabbit: Fixture) -> None
     assert (report.moved, rabbit.ids("small"), rabbit.ids(DEAD)) == (3, ids[:3], ids[3:])
 
 
-def test_a_queue_that_tasks_came_from_and_that_is_gone(rabbit: Fixture) -> None:
+def test_a_destination_that_would_drop_tasks_by_their_bytes(rabbit: Rabbit) -> None:
+    rabbit.classic.declare(QUEUE)
+    rabbit.make("small", **{"x-max-length-bytes": 1000})
+    ids = ["t%d" % number for number in range(10)]
+    rabbit.fill(DEAD, ids, b"x" * 300)
+    wait_for(lambda: rabbit.server.ask("GET", "/api/queues/%2F/" + DEAD).get("message_bytes") == 3000, what="the statistics")
+    with pytest.raises(Refused) as caught:
+        rabbit.redriven(Rule(destination="small"))
+    assert caught.value.option == "limit" and "limit=3" in (caught.value.next_step or ""), caught.value.sentence()
+    # Of the parking place this is told task by task: what does not fit stays.
+    rabbit.make(QUEUE + ".parked", **{"x-max-length-bytes": 1000})
+    report = rabbit.redriven(Rule(action="park"), source=DEAD)
+    assert (report.moved, report.skipped, rabbit.ids(QUEUE + ".parked"), rabbit.ids(DEAD)) == (3, 7, ids[:3], ids[3:])
+    assert "full" in next(iter(report.skipped_because))
+
+
+def test_whether_a_destination_drops_tasks_is_not_known_without_management(rabbit: Rabbit) -> None:
+    rabbit.classic.declare(QUEUE)
+    rabbit.fill(DEAD, ["a"])
+    report = rabbit.redriven(settings={"management_url": "http://127.0.0.1:1", "dead_letter": DEAD})
+    assert report.moved == 1 and any("max-length" in warning and "management" in warning for warning in report.warnings)
+
+
+def test_a_stream_is_no_source(rabbit: Rabbit) -> None:
+    rabbit.classic.declare(QUEUE)
+    rabbit.make("log", **{"x-queue-type": "stream"})
+    rabbit.put("log", amqp.Message("{}", message_id="a"))
+    with pytest.raises(Refused) as caught:
+        rabbit.redriven(source="log")
+    assert "stream" in caught.value.message and caught.value.option == "source"
+
+
+def test_a_source_that_another_connection_holds_for_itself(rabbit: Rabbit) -> None:
+    rabbit.classic.declare(QUEUE)
+    rabbit.fill(DEAD, ["a", "b"])
+    with rabbit.server.connection() as connection:
+        channel = connection.channel()
+        channel.basic_qos(0, 1, False)
+        channel.basic_consume(DEAD, exclusive=True, consumer_tag="only", callback=lambda message: None)
+        with pytest.raises(Refused) as caught:
+            rabbit.redriven(run="r1")
+    assert caught.value.next_step == "Stop that consumer first"
+    wait_for(lambda: rabbit.depth(DEAD) == 2, what="the task's return")
+    assert rabbit.redriven(run="r1").moved == 2
+
+
+def test_a_slow_redrive_has_few_tasks_in_hand(rabbit: Rabbit) -> None:
+    """A broker closes the channel of a consumer that has a task in hand for longer than half an hour."""
+    for system, slow in ((rabbit.classic, {"rate": 0.5}), (rabbit.quorum, {"rate": 0.5}), (rabbit.quorum, {"breaker": Breaker(0.5)})):
+        rabbit.server.clear()
+        system.declare(QUEUE)
+        rabbit.fill(DEAD, ["t%04d" % number for number in range(1000)])
+        store = rabbit.open().open_store(rabbit.request(Rule(Match(ids=("t0000",))), **slow), False)
+        try:
+            first = next(store.windows())
+            wait_for(lambda: rabbit.depth(DEAD) < 1000, what="the deliveries")
+            assert 0 < len(first) <= 100 and rabbit.depth(DEAD) >= 900
+        finally:
+            store.close()
+
+
+def test_a_queue_that_tasks_came_from_and_that_is_gone(rabbit: Rabbit) -> None:
     rabbit.make("old", **{"x-dead-letter-exchange": "", "x-dead-letter-routing-key": DEAD})
     rabbit.classic.declare(QUEUE)
     with rabbit.server.connection() as connection:
@@ -298,20 +303,7 @@ def test_a_queue_that_tasks_came_from_and_that_is_gone(rabbit: Fixture) -> None:
     assert "old does not exist" in next(iter(report.skipped_because))
 
 
-def test_a_run_that_was_begun_elsewhere_is_not_begun_again(rabbit: Fixture) -> None:
-    rabbit.classic.declare(QUEUE)
-    rabbit.classic.fail(QUEUE, 2)
-    rabbit.make("queueops.redrive.r1", **{"x-queue-type": "classic", "x-max-length": 1, "x-expires": 7 * 24 * 3600 * 1000})
-    rabbit.put("queueops.redrive.r1", amqp.Message("4"))
-    with pytest.raises(Conflict) as caught:
-        rabbit.redriven(run="r1")
-    assert "state_dir" in (caught.value.next_step or "")
-    assert rabbit.depth(DEAD) == 2
-    assert rabbit.redriven(run="r2").moved == 2
-    assert sorted(rabbit.server.queues()) == sorted([QUEUE, DEAD, "queueops.redrive.r1"])
-
-
-def test_a_broker_that_takes_no_messages(rabbit: Fixture) -> None:
+def test_a_broker_that_takes_no_messages(rabbit: Rabbit) -> None:
     rabbit.classic.declare(QUEUE)
     ids = rabbit.classic.fail(QUEUE, 3)
     rabbit.server.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
@@ -328,7 +320,7 @@ def test_a_broker_that_takes_no_messages(rabbit: Fixture) -> None:
     assert rabbit.redriven().moved == 3
 
 
-def test_a_user_who_may_not(rabbit: Fixture) -> None:
+def test_a_user_who_may_not(rabbit: Rabbit) -> None:
     rabbit.classic.declare(QUEUE)
     rabbit.classic.fail(QUEUE, 3)
     rabbit.server.ask("PUT", "/api/users/some", {"password": "pw", "tags": ""})
@@ -350,7 +342,7 @@ def test_a_user_who_may_not(rabbit: Fixture) -> None:
         rabbit.server.ask("DELETE", "/api/users/some")
 
 
-def test_vhosts_and_several_nodes(rabbit: Fixture) -> None:
+def test_vhosts_and_several_nodes(rabbit: Rabbit) -> None:
     rabbit.server.ask("PUT", "/api/vhosts/" + quote("a/b ü", safe=""))
     try:
         address = "127.0.0.1:%d" % rabbit.server.port
@@ -371,7 +363,7 @@ def test_vhosts_and_several_nodes(rabbit: Fixture) -> None:
         rabbit.server.ask("DELETE", "/api/vhosts/" + quote("a/b ü", safe=""))
 
 
-def test_without_management_what_is_not_known_is_null(rabbit: Fixture) -> None:
+def test_without_management_what_is_not_known_is_null(rabbit: Rabbit) -> None:
     rabbit.classic.declare(QUEUE)
     rabbit.classic.publish(QUEUE, 2)
     rabbit.classic.publish(QUEUE, 1, "hold")
@@ -384,105 +376,7 @@ def test_without_management_what_is_not_known_is_null(rabbit: Fixture) -> None:
     assert "management_url" in (caught.value.next_step or "")
 
 
-def dying_at(end: Callable[[], None], opened: Any, number: int, batch: int = 20) -> Any:
-    """``open_store`` of small batches, whose commit of that number is sent to a broker that ends meanwhile."""
-
-    def store(request: RedriveRequest, check: bool) -> Any:
-        found = opened(request, check)
-        found.batch = batch
-        link = found._link
-        commit, commits = link.commit, []
-
-        def commit_or_die() -> None:
-            commits.append(1)
-            if len(commits) == number:
-                link.begin_commit()
-                end()
-                link.end_commit()
-            commit()
-
-        link.commit = commit_or_die
-        return found
-
-    return store
-
-
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_a_broker_killed_in_the_middle_loses_nothing(rabbit: Fixture, kind: str) -> None:
-    """SIGKILL of the broker itself: it forgets acknowledgements, and what it had not confirmed is told by the queues' lengths."""
-    system = rabbit.classic if kind == "classic" else rabbit.quorum
-    queue = "killed-" + kind
-    dead = queue + ".dead"
-    system.declare(queue)
-    # By a publisher that has them confirmed: of dead letters a broker that is killed forgets the last ones by itself.
-    ids = ["t%03d" % number for number in range(300)]
-    rabbit.put(dead, *[system.message(task, "note") for task in ids])
-    # A broker that is killed also forgets a quorum queue that it made a few seconds ago.
-    rabbit.server.stop()
-    rabbit.server.start()
-    wait_for(lambda: rabbit.depth(dead) == 300, limit=60, what="the broker to have read its log")
-    backend: Any = rabbit.open()
-    backend.open_store = dying_at(rabbit.server.kill, backend.open_store, 6)
-    request = RedriveRequest(queue, run="k1", state_dir=str(rabbit.folder / "state"))
-    with pytest.raises(Unavailable) as caught:
-        redrive(backend, request)
-    rabbit.server.start()
-    assert 0 < caught.value.details["moved"] < 300
-    # A quorum queue counts what it has read of its log so far.
-    wait_for(lambda: rabbit.depth(dead) + rabbit.depth(queue) >= 300, limit=60, what="the broker to have read its log")
-    redrive(rabbit.open(), request)
-    assert Counter(rabbit.ids(queue)) == Counter(ids) and rabbit.depth(dead) == 0
-
-
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_a_broker_restarted_in_the_middle_of_a_hundred_thousand(rabbit: Fixture, kind: str) -> None:
-    system = rabbit.classic if kind == "classic" else rabbit.quorum
-    queue, count = "many-" + kind, 100_000
-    dead = queue + ".dead"
-    system.declare(queue)
-    ids = ["t%06d" % number for number in range(count)]
-    fill(rabbit, dead, ids)
-    backend: Any = rabbit.open()
-    backend.open_store = dying_at(rabbit.server.stop, backend.open_store, 30, 1000)
-    request = RedriveRequest(queue, run="k1", state_dir=str(rabbit.folder / "state"))
-    with pytest.raises(Unavailable) as caught:
-        redrive(backend, request)
-    rabbit.server.start()
-    assert caught.value.details["moved"] == 29_000 and "29000 tasks are known to be moved" in caught.value.sentence()
-    assert caught.value.next_step
-    wait_for(lambda: rabbit.depth(dead) + rabbit.depth(queue) >= count, limit=60, what="the broker to have read its log")
-    redrive(rabbit.open(), request)
-    assert rabbit.depth(dead) == 0 and rabbit.depth(queue) == count
-    assert Counter(drained(rabbit, queue, count)) == Counter(ids)
-
-
-def fill(rabbit: Fixture, queue: str, ids: list[str]) -> None:
-    """Publish that many messages quickly."""
-    link = Link(AmqpConnection({"url": rabbit.server.url}), "fill")
-    body, blank = link.frames(b"{}"), AmqpMessage(0, False, b"", b"")
-    for number, task in enumerate(ids, 1):
-        link.publish(queue, blank.rewritten({}, properties={"message_id": task, "delivery_mode": 2}), body, 2)
-        if number % 2000 == 0 or number == len(ids):
-            link.commit()
-    link.close()
-
-
-def drained(rabbit: Fixture, queue: str, count: int) -> list[str]:
-    """The ids of so many messages, taken out quickly."""
-    link = Link(AmqpConnection({"url": rabbit.server.url}), "drain")
-    link.consume(queue, 5000)
-    found: list[str] = []
-    while len(found) < count:
-        messages = link.receive(2000, 10.0)
-        assert messages, "only %d messages came" % len(found)
-        found += [message.prop("message_id") for message in messages]
-        link.ack(messages[-1].tag, multiple=True)
-        link.commit()
-    link.close()
-    return found
-
-
-def test_tls(rabbit: Fixture, tmp_path: Path) -> None:
+def test_tls(rabbit: Rabbit, tmp_path: Path) -> None:
     folder = tmp_path / "tls"
     folder.mkdir()
     make = [
@@ -519,7 +413,7 @@ def test_tls(rabbit: Fixture, tmp_path: Path) -> None:
         rabbit.server.start()
 
 
-def test_workers_are_known_by_their_connections(rabbit: Fixture) -> None:
+def test_workers_are_known_by_their_connections(rabbit: Rabbit) -> None:
     rabbit.classic.declare(QUEUE)
     worker = rabbit.classic.start_worker(QUEUE, "3.1.4")
 
@@ -531,18 +425,8 @@ def test_workers_are_known_by_their_connections(rabbit: Fixture) -> None:
     assert found.started is not None
 
 
-def test_the_age_of_the_oldest_task(rabbit: Fixture) -> None:
+def test_the_age_of_the_oldest_task(rabbit: Rabbit) -> None:
     rabbit.classic.declare(QUEUE)
     rabbit.put(QUEUE, rabbit.classic.message("a", "note", timestamp=1700000000))
     found = wait_for(lambda: rabbit.open().look([QUEUE]).queues[0].oldest_task_age_s, what="the statistics")
     assert found > 80_000_000
-
-
-def test_the_ledger_holds_identities_alone(rabbit: Fixture) -> None:
-    rabbit.classic.declare(QUEUE)
-    ids = rabbit.classic.fail(QUEUE, 3)
-    rabbit.redriven(run="r1")
-    lines = [json.loads(line) for line in (rabbit.folder / "state" / "redrive" / "r1.jsonl").read_text().splitlines()]
-    assert next(line["ids"] for line in lines if "plan" in line) == ids
-    assert lines[-1] == {"closed": lines[-1]["closed"]}
-    assert not any("someone" in str(line) or "kind" in str(line) for line in lines)

@@ -77,9 +77,26 @@ _REPLIES: tuple[tuple[int | None, str, type[FleetError], str, str | None, str], 
         "password",
         "Set both to what the broker expects",
     ),
+    (403, "exclusive use", Refused, "another connection alone may take from it (%s)", "queues", "Stop that consumer first"),
     (403, "", Refused, "the broker's user may not do this (%s)", "username", "Grant it (rabbitmqctl set_permissions), or use another user"),
     (404, "no queue", NotFound, "there is no such queue (%s)", "queues", "Check the queue's name and the vhost in url"),
     (405, "", Refused, "another connection holds it for itself (%s)", "queues", "Stop that consumer first"),
+    (
+        406,
+        "partial tx completion",
+        Refused,
+        "a queue that is full refused a part of them",
+        None,
+        "Let workers empty the destination, or raise its max-length, then run again under the same run",
+    ),
+    (
+        406,
+        "timed out",
+        Unavailable,
+        "tasks were in hand for longer than the broker allows (%s)",
+        "rate",
+        "Run again under the same run; raise rate, or the broker's consumer_timeout",
+    ),
     (320, "", Unavailable, "the broker closed the connection (%s)", "url", "Wait until the broker is up and run again"),
     (530, "vhost", Refused, "there is no such vhost, or the user may not use it (%s)", "url", "Check the vhost at the end of url"),
     (None, "certificate", Refused, "TLS failed (%s)", "tls_ca", "Give the CA that signed the broker's certificate in tls_ca"),
@@ -239,19 +256,23 @@ class AmqpConnection:
             return Refused("%s: %s" % (here, text), option="url")
         return Unavailable("%s: %s" % (here, text or "the connection was closed"), option="url", next_step=_CHECK)
 
-    def depth(self, queue: str, doing: str = "count the tasks") -> Depth:
+    def depth(self, queue: str, doing: str = "count the tasks", option: str = "queues") -> Depth:
         """What the broker says of ``queue`` now; exact, and needs no permission but to connect.
 
-        :raises NotFound: there is no such queue.
+        :raises NotFound: there is no such queue; ``option`` named it.
         """
         found = self.depths([queue], doing)[queue]
         if found is None:
-            raise NotFound(
-                "There is no queue %s at %s" % (queue, self.where),
-                option="queues",
-                next_step="Check the queue's name and the vhost (%s)" % self.vhost,
-            )
+            raise self.no_queues([queue], option)
         return found
+
+    def no_queues(self, names: list[str], option: str = "queues") -> NotFound:
+        """The error that says that there are no such queues."""
+        return NotFound(
+            "There is no queue %s at %s" % (" and no queue ".join(names), self.where),
+            option=option,
+            next_step="Check the queue's name and the vhost (%s)" % self.vhost,
+        )
 
     def steady(self, queue: str, doing: str = "count the tasks") -> Depth:
         """The same, once two answers in a row agree.

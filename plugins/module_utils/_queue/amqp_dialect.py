@@ -20,6 +20,9 @@ RUN = "x-queueops-run"
 HASHED = "sha-"
 #: The user in whose name the message was published at first.
 USER = "x-queueops-user-id"
+#: The header by which RabbitMQ sends copies to other queues too, and where it is kept in what we publish.
+CC = "CC"
+COPIES = "x-queueops-cc"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,16 @@ class Dialect:
         digest = hashlib.blake2b(message.raw_properties(), digest_size=12)
         digest.update(message.body_frames)
         return HASHED + digest.hexdigest()
+
+    def identity_before(self, message: AmqpMessage) -> str:
+        """The identity that the message had before a redrive published it, as far as that can be told."""
+        found = self.identity(message)
+        if not found.startswith(HASHED) or not message.has_header(RUN):
+            return found
+        copy = AmqpMessage(0, False, b"", b"")
+        copy.take(message.rewritten({}, frozenset((RUN, REDRIVES, USER, COPIES))))
+        copy.body_frames = message.body_frames
+        return self.identity(copy)
 
     def describe(self, message: AmqpMessage, task: Task) -> None:
         """Fill in ``name``, ``version`` and ``ended_at`` of ``task``, as far as the message tells."""
@@ -118,6 +131,11 @@ class Dialect:
         """How often it was redriven by us."""
         count = message.header(REDRIVES)
         return count if isinstance(count, int) else 0
+
+    def run_of(self, message: AmqpMessage) -> str | None:
+        """The run that redrove it last; None: none has."""
+        run = message.header(RUN)
+        return None if run is None else str(run)
 
     def change(self, message: AmqpMessage, action: str, queue: str) -> Change:
         """How the copy for ``action``, sent to ``queue``, differs, besides our own two headers.

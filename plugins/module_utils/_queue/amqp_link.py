@@ -15,6 +15,7 @@ import ssl
 import struct
 import time
 from collections import deque
+from itertools import islice
 from typing import Any, Callable
 
 from .._errors import FleetError, Unavailable
@@ -30,6 +31,8 @@ _END = b"\xce"
 _CHUNK = 1 << 18
 #: Longest wait for one answer of the broker (s): a commit that syncs to slow disks is let finish.
 PATIENCE = 60.0
+# The consumer that holds a queue and takes nothing.
+_HOLDS = b"queueops-holds"
 
 
 class Link:
@@ -77,6 +80,14 @@ class Link:
         self._method(60, 20, b"\0\0" + _short(queue.encode("utf-8", "surrogateescape")) + _short(tag) + b"\0" + b"\0\0\0\0")
         self._ask((60, 21), "take messages of %s" % queue)
 
+    def hold(self, queue: str) -> None:
+        """Be the only one that consumes from ``queue``, which is empty and stays so, until the broker has done all that this channel asked.
+
+        :raises FleetError: somebody else is; then this channel is closed.
+        """
+        self._method(60, 20, b"\0\0" + _short(queue.encode("utf-8", "surrogateescape")) + _short(_HOLDS) + b"\4" + b"\0\0\0\0")
+        self._ask((60, 21), "hold %s" % queue)
+
     def cancel(self) -> None:
         """Have no more delivered. What was delivered stays ours, and in :meth:`receive`."""
         self._method(60, 30, _short(b"queueops-%d" % self._tag) + b"\0")
@@ -95,6 +106,12 @@ class Link:
             inbox.clear()
             return found
         return [inbox.popleft() for _count in range(most)]
+
+    def ahead(self, most: int) -> list[AmqpMessage]:
+        """At most ``most`` of the messages that :meth:`receive` will return next, as far as they have come."""
+        while len(self._inbox) < most and self._read(0.0):
+            pass
+        return list(islice(self._inbox, most))
 
     def __len__(self) -> int:
         """How many messages have been delivered and not been asked for."""
@@ -126,14 +143,16 @@ class Link:
         """Put back at its place in the queue with the next commit."""
         self._out.append(_ACK.pack(1, self._number, 13, 60, 120, tag, 2 | multiple, 0xCE))
 
-    def commit(self) -> None:
+    def commit(self, meanwhile: Callable[[], None] | None = None) -> None:
         """Let what was published and acknowledged take effect; returns when the broker has taken responsibility for all of it.
 
+        :param meanwhile: what to do while the broker is busy with it.
         :raises FleetError: it did not say so. Then whether it has is not known.
         """
-        self.returned = []
-        self._method(90, 20, b"")
-        self._ask((90, 21), self._doing)
+        self.begin_commit()
+        if meanwhile is not None:
+            meanwhile()
+        self.end_commit()
 
     def begin_commit(self) -> None:
         """Send it off; :meth:`end_commit` waits for the answer."""
@@ -143,6 +162,7 @@ class Link:
         self._send()
 
     def end_commit(self) -> None:
+        """Wait until the broker says that it has done it."""
         self._wait((90, 21), self._doing)
 
     # The wire
@@ -293,7 +313,7 @@ class Link:
             self._returning = payload[after + 1 : after + 1 + payload[after]].decode("utf-8", "surrogateescape")
             self._message = AmqpMessage(0, False, b"", b"")
         elif sort == (60, 30):
-            self.cancelled = True
+            self.cancelled = self.cancelled or payload[1 : 1 + payload[0]] != _HOLDS
         elif sort == (10, 60):
             self._blocked = payload[1 : 1 + payload[0]].decode("utf-8", "replace")
         elif sort == (10, 61):

@@ -64,9 +64,10 @@ class AmqpMessage:
     :ivar exchange: the exchange it was last published to ("" is the default exchange).
     :ivar routing_key: with this key.
     :ivar body_frames: the body as it came, in AMQP frames; :attr:`body` is its bytes.
+    :ivar copy: what its copy will be, as far as that was prepared; the redrive's own.
     """
 
-    __slots__ = ("_exchange", "_headers", "_places", "_raw", "_routing_key", "body_frames", "redelivered", "size", "tag")
+    __slots__ = ("_exchange", "_headers", "_places", "_raw", "_routing_key", "body_frames", "copy", "redelivered", "size", "tag")
 
     def __init__(self, tag: int, redelivered: bool, exchange: bytes, routing_key: bytes) -> None:
         self.tag = tag
@@ -75,6 +76,7 @@ class AmqpMessage:
         self._routing_key = routing_key
         self.size = 0
         self.body_frames = b""
+        self.copy: Any = None
         self._raw = b"\0\0"
         self._places: dict[str, tuple[int, int]] | None = None
         self._headers: dict[str, tuple[int, int]] | None = None
@@ -118,6 +120,10 @@ class AmqpMessage:
         """The value of the header ``name``, None if there is none. The others are not decoded."""
         place = (self._walk() if self._headers is None else self._headers).get(name)
         return None if place is None else _value(self._raw, place[0] + 1, self._raw[place[0]])[0]
+
+    def has_header(self, name: str) -> bool:
+        """Whether there is a header ``name``."""
+        return name in (self._walk() if self._headers is None else self._headers)
 
     def header_names(self) -> list[str]:
         """The names of all headers."""

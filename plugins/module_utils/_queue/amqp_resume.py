@@ -11,67 +11,137 @@ may have lost what it had not confirmed, the destinations' lengths are compared,
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Callable
 
 from .._errors import Conflict, FleetError, Refused
+from .amqp_connection import NAME as CONNECTION
 from .amqp_connection import AmqpConnection
-from .amqp_dialect import HASHED
+from .amqp_dialect import HASHED, Dialect
 from .amqp_link import Link
 from .amqp_message import AmqpMessage
 from .conservation import fingerprint
-from .ledger import Ledger, run_name_is_plain
+from .ledger import Ledger, run_name_is_plain, sent
 
 #: A witness that nobody asks for so long (ms) is deleted by the broker.
 EXPIRES_MS = 7 * 24 * 3600 * 1000
+#: How long a run that died may still be worked on by the broker (s), and how often that is asked.
+RELEASE_S = 30.0
+AGAIN_S = 0.1
+#: Messages that are looked at with one consumer, and the longest wait for the next (s).
+LOOKED_AT = 60000
+LOOKED_S = 5.0
 #: Ids named in a remark.
 NAMED = 20
 
 
 class Witness:
-    """The queue ``queueops.redrive.<run>`` with the number of the last batch that took effect.
+    """The queue ``queueops.redrive.<run>`` with the number of the last batch that took effect, and another that is empty: while a channel
+    consumes from that, the broker has not yet done all that a run, which may be dead, has asked of it.
 
     :ivar reason: why there is none; None as long as there is.
     :ivar number: what it held when the run was opened; None: nothing, or there was none.
     """
 
-    def __init__(self, amqp: AmqpConnection, run: str) -> None:
+    def __init__(self, amqp: AmqpConnection, ledger: Ledger) -> None:
         self._amqp = amqp
-        self.queue = "queueops.redrive.%s" % run
+        self._token = ledger.token
+        self.queue = "queueops.redrive.%s" % ledger.name
+        self._lock = self.queue + ".lock"
         self.reason: str | None = None
         self.number: int | None = None
-        self.existed = False
-        if not run_name_is_plain(run):
+        if not run_name_is_plain(ledger.name):
             self.reason = "the name of the run does not fit into a queue's name"
             return
         try:
-            self.existed = amqp.depths([self.queue])[self.queue] is not None
-            if self.existed:
-                with amqp.asking("read the mark of run %s" % run) as channel:
-                    found = channel.basic_get(self.queue)
-                    if found is not None:
-                        self.number = int(found.body)
-                        channel.basic_reject(found.delivery_tag, requeue=True)
+            for queue, most in ((self.queue, {"x-max-length": 1}), (self._lock, {})):
+                if amqp.depths([queue])[queue] is None:
+                    arguments = {"x-queue-type": "classic", "x-expires": EXPIRES_MS, **most}
+                    amqp.declare(queue, arguments, "make the mark of the run")
+        except Refused as problem:
+            self._is_lacking(problem)
+
+    def _is_lacking(self, problem: Exception) -> None:
+        self.reason = "the queue %s cannot be used (%s)" % (self.queue, problem)
+
+    def open(self, doing: str) -> Link:
+        """The channel of the run, once that of a run that died has ended, and :attr:`number`.
+
+        :raises Conflict: it does not end, or the run was begun with another ledger.
+        """
+        link = self._held(doing)
+        if self.reason is None:
+            try:
+                self._read()
+            except BaseException as problem:
+                link.close()
+                if not isinstance(problem, (Refused, ValueError)) or isinstance(problem, Conflict):
+                    raise
+                self._is_lacking(problem)
+                link = Link(self._amqp, doing)
+        return link
+
+    def _held(self, doing: str) -> Link:
+        end = time.monotonic() + RELEASE_S
+        while True:
+            link = Link(self._amqp, doing)
+            if self.reason is not None:
+                return link
+            try:
+                link.hold(self._lock)
+            except Refused as problem:
+                link.close()
+                if "exclusive use" not in problem.message:
+                    self._is_lacking(problem)
+                elif time.monotonic() > end:
+                    raise Conflict(
+                        "Another redrive under this run is going on, or the broker still waits for one that died (its connection is %s)"
+                        % CONNECTION,
+                        option="run",
+                        still_true="Nothing was changed",
+                        next_step="Wait for its end, or close its connection if its host is gone; then run again under the same run",
+                    ) from problem
+                else:
+                    time.sleep(AGAIN_S)
+            except FleetError:
+                link.close()
+                raise
             else:
-                arguments = {"x-queue-type": "classic", "x-max-length": 1, "x-expires": EXPIRES_MS}
-                amqp.declare(self.queue, arguments, "make the mark of run %s" % run)
-        except (Refused, ValueError) as problem:
-            self.reason = "the queue %s cannot be used (%s)" % (self.queue, problem)
+                return link
+
+    def _read(self) -> None:
+        with self._amqp.asking("read the mark of the run") as channel:
+            found = channel.basic_get(self.queue)
+            if found is None:
+                return
+            text = found.body if isinstance(found.body, str) else bytes(found.body).decode("ascii", "replace")
+            channel.basic_reject(found.delivery_tag, requeue=True)
+        number, _space, token = text.partition(" ")
+        self.number = int(number)
+        if token != self._token:
+            raise Conflict(
+                "The run of %s was begun with another ledger than that of this host" % self.queue,
+                option="run",
+                still_true="Nothing was changed",
+                next_step="Run it on the host, and with the state_dir, on which it was begun; or use another run",
+            )
 
     def mark(self, link: Link, number: int) -> None:
         """Put the marker into the transaction of batch ``number``."""
         if self.reason is None:
-            body = b"%d" % number
+            body = b"%d %s" % (number, self._token.encode("ascii"))
             link.publish(self.queue, _TRANSIENT, link.frames(body), len(body))
 
     def close(self, ended: bool) -> None:
         """Delete it when the run has come to its end in order."""
         if ended and self.reason is None:
             try:
-                self._amqp.delete(self.queue, "delete the mark of the run")
+                for queue in (self.queue, self._lock):
+                    self._amqp.delete(queue, "delete the mark of the run")
             except FleetError:
                 return  # It expires by itself.
 
@@ -82,30 +152,60 @@ _TRANSIENT = AmqpMessage(0, False, b"", b"").rewritten({}, properties={"delivery
 
 @dataclass
 class Resumed:
-    """What the run that died has left.
+    """What the run that died has left in the source.
 
-    :ivar published: identities of messages that are published, and may still be in the source: to be acknowledged, not published.
+    :ivar published: identities of messages that are published elsewhere: to be acknowledged, not published.
+    :ivar kept: identities of messages that were published to the tail of the source itself, and may be there twice: so many are left,
+    :ivar spare: and so many more acknowledged.
+    :ivar exact: whether they are there twice for certain.
     :ivar remarks: what an operator has to know.
     """
 
     published: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    spare: Counter[str] = field(default_factory=Counter)
     #: Fingerprints, sorted, of what was acknowledged before the broker restarted: one that was killed may have forgotten that.
     settled: array[int] = field(default_factory=lambda: array("Q"))
     remarks: list[str] = field(default_factory=list)
+    exact: bool = True
     _seen: Counter[int] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
-        return bool(self.published or self.settled)
+        return bool(self.published or self.spare or self.settled)
 
-    def takes(self, identity: str, ours: bool) -> bool:
-        """Whether this message of the source is one of those; each counts once.
+    def returned(self, identities: list[str]) -> None:
+        """These went, or were to go, to the tail of the source."""
+        self.kept.update(identities)
+        self.spare.update(identities)
 
-        :param ours: whether no redrive has published it yet. What came back after a redrive is another matter.
+    def carried(self) -> dict[str, list[str]]:
+        """What of it has not been seen yet, for the next plan: this run may die as well."""
+        left = {"carry": self.published}
+        if self.exact:
+            # Else the next run would take for spare what this one publishes once more: rather twice than lost.
+            left.update(kept=self.kept, spare=self.spare)
+        return {name: list(counts.elements()) for name, counts in left.items() if counts}
+
+    def carry(self, plan: dict[str, Any]) -> None:
+        """Take over what an even earlier run left, and the plan's run had not seen yet."""
+        self.published.update(plan.get("carry", ()))
+        self.kept.update(plan.get("kept", ()))
+        self.spare.update(plan.get("spare", ()))
+
+    def takes(self, identity: str, by: str | None, run: str) -> bool:
+        """Whether this message of the source is done with; each counts once.
+
+        :param by: the run that redrove it last. What came back after a redrive is another matter.
         """
-        if self.published[identity]:
-            self.published[identity] -= 1
+        if _less(self.kept, identity):
+            return False
+        if _less(self.spare, identity):
             return True
-        if not self.settled or not ours:
+        if by == run:
+            return False
+        if _less(self.published, identity):
+            return True
+        if not self.settled or by is not None:
             return False
         mark = fingerprint(identity)
         if bisect_right(self.settled, mark) - bisect_left(self.settled, mark) <= self._seen[mark]:
@@ -114,42 +214,49 @@ class Resumed:
         return True
 
 
-def resume(amqp: AmqpConnection, ledger: Ledger, witness: Witness, source: str) -> Resumed:
+def _less(counts: Counter[str], identity: str) -> bool:
+    """Count one less; False: there was none."""
+    if not counts[identity]:
+        return False
+    counts[identity] -= 1
+    if not counts[identity]:
+        del counts[identity]
+    return True
+
+
+def resume(amqp: AmqpConnection, ledger: Ledger, witness: Witness, source: str, there: Callable[[str], Counter[str] | None]) -> Resumed:
     """Find out what has become of the last batches.
 
-    :raises Conflict: the run was begun on another host, whose ledger is not here.
+    :param there: the identities of this run's tasks in a queue, None: cannot be read.
     """
     found = Resumed()
-    if witness.number is None and ledger.last > ledger.closed:
-        found.settled = _sorted(ledger)
-    if not ledger.plans:
-        if witness.number is not None and witness.number > ledger.last:
-            raise Conflict(
-                "The run of %s was begun with another ledger than %s" % (witness.queue, ledger.path),
-                option="run",
-                still_true="Nothing was changed",
-                next_step="Run it on the host, and with the state_dir, on which it was begun; or use another run",
-            )
+    if not ledger.plans and (witness.number is not None or ledger.last <= ledger.closed):
         return found
     if witness.number is not None and not ledger.doubt:
         for plan in ledger.plans:
             if plan["plan"] == witness.number:
-                found.published.update(plan["ids"])
+                elsewhere, back = sent(plan, source)
+                found.published.update(elsewhere)
+                found.returned(back)
                 # Of an even earlier batch, not seen again by then.
-                found.published.update(plan.get("carry", ()))
+                found.carry(plan)
         return found
+    found.exact = False
     left = amqp.steady(source).ready
+    if witness.number is None and left > max((plan["left"] for plan in ledger.plans), default=-1):
+        # The source holds more than it should: it has forgotten acknowledgements.
+        found.settled = _sorted(ledger, source)
     for plan in ledger.plans:
-        _without_mark(amqp, ledger, plan, left, found)
+        _without_mark(amqp, ledger, plan, source, left, found, there)
     if ledger.plans:
-        found.published.update(ledger.plans[-1].get("carry", ()))
+        found.carry(ledger.plans[-1])
     return found
 
 
-def _sorted(ledger: Ledger) -> array[int]:
+def _sorted(ledger: Ledger, source: str) -> array[int]:
     """Eight bytes a task, whatever their number."""
     marks = array("Q")
-    for ids in ledger.settled_ids():
+    for ids in ledger.settled_ids(source):
         # Without an id of their own, tasks that are alike cannot be told apart: rather sent twice than lost.
         marks.extend(fingerprint(identity) for identity in ids if not identity.startswith(HASHED))
     ordered = array("Q")
@@ -159,31 +266,66 @@ def _sorted(ledger: Ledger) -> array[int]:
     return ordered
 
 
-def _without_mark(amqp: AmqpConnection, ledger: Ledger, plan: dict[str, Any], left: int, found: Resumed) -> None:
-    """Judge one batch by the lengths of the queues."""
-    ids, number = plan["ids"], plan["plan"]
-    if not ids:
-        return
-    if number in ledger.sure:
+def _without_mark(
+    amqp: AmqpConnection,
+    ledger: Ledger,
+    plan: dict[str, Any],
+    source: str,
+    left: int,
+    found: Resumed,
+    there: Callable[[str], Counter[str] | None],
+) -> None:
+    """Judge one batch by the lengths of the queues, and by what is in them."""
+    elsewhere, back = sent(plan, source)
+    found.returned(back)
+    if plan["plan"] in ledger.sure:
         # Confirmed, perhaps acknowledged: the source is shorter by as much, unless tasks failed meanwhile.
-        if left > plan["left"] - len(ids):
-            found.published.update(ids)
+        if left > plan["left"] - len(plan["ids"]):
+            found.published.update(elsewhere)
         return
     doubtful: list[str] = []
-    targets = plan.get("to") or [0] * len(ids)
+    targets = plan.get("to") or [0] * len(plan["ids"])
     for place, queue in enumerate(plan["queues"]):
-        mine = [identity for identity, target in zip(ids, targets) if target == place]
-        if queue is None:
-            continue  # Nothing was published of what is to be discarded.
+        if queue is None or queue == source:
+            continue  # Nothing was published of what is to be discarded; what went to the source itself is told by that.
+        mine = [identity for identity, target in zip(plan["ids"], targets) if target == place]
         depth = None if amqp.depths([queue])[queue] is None else amqp.steady(queue)
         before = plan["depths"][place]
-        arrived = None if depth is None or before is None or depth.consumers or plan["consumers"][place] else depth.ready - before
-        if arrived is not None and 0 <= arrived <= len(mine):
-            found.published.update(mine[:arrived])
-        else:
+        if depth is None or before is None or depth.consumers or plan["consumers"][place] or depth.ready < before:
             doubtful.extend(mine)
+        elif depth.ready > before:
+            # Tasks of others may have come meanwhile, so that the length alone does not tell.
+            arrived = there(queue)
+            if arrived is None:
+                doubtful.extend(mine)
+                continue
+            ours = Counter(mine) & arrived
+            found.published.update(ours)
+            doubtful.extend(identity for identity in Counter(mine) - ours if identity.startswith(HASHED))
     if doubtful:
         found.remarks.append(
-            "The broker restarted before it confirmed %d tasks, and workers took tasks meanwhile: those that it kept are worked on twice."
+            "The broker restarted before it confirmed %d tasks, and what it kept of them cannot be told: those are worked on twice."
             " All are in %s; the first are %s" % (len(doubtful), ledger.path, ", ".join(doubtful[:NAMED]))
         )
+
+
+def identities_in(amqp: AmqpConnection, dialect: Dialect, queue: str, most: int) -> Counter[str]:
+    """The identities of the messages in a queue, which are taken and put back at their places."""
+    found: Counter[str] = Counter()
+    link = Link(amqp, "look for what was sent to queue %s" % queue)
+    try:
+        seen = at_once = 0
+        while seen < most:
+            if seen >= at_once:
+                if at_once:
+                    link.cancel()
+                link.consume(queue, LOOKED_AT)
+                at_once = seen + LOOKED_AT
+            messages = link.receive(min(most, at_once) - seen, LOOKED_S)
+            if not messages:
+                break
+            seen += len(messages)
+            found.update(dialect.identity_before(message) for message in messages)
+    finally:
+        link.close()
+    return found

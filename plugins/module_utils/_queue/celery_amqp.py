@@ -9,7 +9,7 @@ import json
 import time
 from typing import Any, Mapping
 
-from .._errors import Conflict, NotFound, Refused
+from .._errors import Refused
 from .amqp_connection import AmqpConnection
 from .amqp_message import AmqpMessage
 from .amqp_store import AmqpStore, Dialect, Places
@@ -17,15 +17,13 @@ from .api import Capabilities, Look, PauseReport, PauseRequest, QueueBackend, Qu
 from .celery_amqp_control import AmqpMailbox
 from .celery_control import NOT_ASKED, NOT_COUNTED, QUESTIONS, Answers, held_by, queues_of, routed, workers_of
 from .celery_message import call_of, headers_as_text
+from .celery_pause import UNREADABLE, Pauses
 from .rabbitmq_management import Management, dead_letter_queues
 
 _DEAD = (
     "needs a dead-letter exchange on the queue (argument x-dead-letter-exchange or a policy) and tasks that are rejected: acks_late with"
     " Reject, or acks_late and task_reject_on_worker_lost with task_acks_on_failure_or_timeout=False"
 )
-
-#: How long a worker that has answered may take to do what it was told (s).
-SETTLE_S = 10.0
 
 CAPABILITIES = Capabilities(
     system="celery",
@@ -142,11 +140,7 @@ class CeleryAmqpBackend(QueueBackend):
         depths = self._amqp.depths(list(dict.fromkeys(wanted)), "look at the queues")
         missing = [name for name in names if depths[name] is None]
         if missing and not missing_ok:
-            raise NotFound(
-                "There is no queue %s at %s" % (" and no queue ".join(missing), self._amqp.where),
-                option="queues",
-                next_step="Check the name and the vhost (%s)" % self._amqp.vhost,
-            )
+            raise self._amqp.no_queues(missing)
         answers = self._answers(told)
         at = time.time()
         states = []
@@ -213,112 +207,18 @@ class CeleryAmqpBackend(QueueBackend):
     # Pausing
 
     def pause(self, queues: list[str], request: PauseRequest, check: bool = False) -> PauseReport:
-        """Tell every worker that consumes one of ``queues`` to stop; each has to answer. The record says who, why and which workers."""
+        """Through the workers; see ``celery_pause.py``."""
         try:
-            return self._pause(queues, request, check)
+            return AmqpPauses(self._amqp, self._management, self._mailbox, self._ask).pause(queues, request, check)
         finally:
             self._amqp.close()
-
-    def _pause(self, queues: list[str], request: PauseRequest, check: bool) -> PauseReport:
-        before, told = self._read_pauses(queues)
-        holder = before["paused_by"] or {}
-        if before["paused"] and holder.get("owner") != request.owner:
-            return PauseReport(False, before, before, ["It was paused before, by %s; that pause is left as it is" % holder.get("owner")])
-        answers = self._complete()
-        consuming = {queue: [node for node in answers.names() if queue in (queues_of(answers, node) or [])] for queue in queues}
-        if before["paused"] and not any(consuming.values()):
-            return PauseReport(False, before, before)
-        noted = {"owner": request.owner, "reason": request.reason, "since": int(holder.get("since") or time.time())}
-        if not check:
-            for queue, nodes in consuming.items():
-                earlier = _record(queue, told).get("workers") or [] if before["paused"] else []
-                mark = {"x-queueops-pause": json.dumps(dict(noted, workers=sorted({*earlier, *nodes})))}
-                # The record first; a queue's arguments cannot be changed, so that it is made anew.
-                self._amqp.delete(_mark(queue), "record the pause")
-                self._amqp.declare(_mark(queue), mark, "record the pause")
-                self._tell("cancel_consumer", queue, nodes)
-        warnings = [CAPABILITIES.guarantee["pause"]]
-        if request.expires is not None:
-            warnings.append("expires is not kept: Celery's workers cannot be told to go on by themselves; lift the pause with state=active")
-        return PauseReport(True, before, {"paused": True, "paused_by": dict(noted, expires_in_s=None)}, warnings)
 
     def resume(self, queues: list[str], owner: str, check: bool = False) -> PauseReport:
         """Tell the workers that the pause stopped to consume again. One that was started since then does so already."""
         try:
-            return self._resume(queues, owner, check)
+            return AmqpPauses(self._amqp, self._management, self._mailbox, self._ask).resume(queues, owner, check)
         finally:
             self._amqp.close()
-
-    def _resume(self, queues: list[str], owner: str, check: bool) -> PauseReport:
-        before, told = self._read_pauses(queues)
-        if before["paused_by"] is None:
-            return PauseReport(False, before, before)
-        holder = before["paused_by"]
-        if holder.get("owner") not in (None, owner):
-            raise Conflict(
-                "The queues at %s are paused by %s (%s), not by %s"
-                % (self._amqp.where, holder.get("owner"), holder.get("reason") or "no reason given", owner),
-                option="owner",
-                still_true="They stay paused and nothing was changed",
-                next_step="Ask %s, or give owner=%s to lift it in that name" % (holder.get("owner"), holder.get("owner")),
-            )
-        if not check:
-            answers = self._complete()
-            for queue in queues:
-                stopped = _record(queue, told).get("workers") or []
-                nodes = [node for node in answers.names() if node in stopped and queue not in (queues_of(answers, node) or [])]
-                self._tell("add_consumer", queue, nodes)
-                self._amqp.delete(_mark(queue), "lift the pause")
-        return PauseReport(True, before, {"paused": False, "paused_by": None})
-
-    def _read_pauses(self, queues: list[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
-        depths = self._amqp.depths([*queues, *(_mark(queue) for queue in queues)], "read the pause")
-        missing = [queue for queue in queues if depths[queue] is None]
-        if missing:
-            raise NotFound(
-                "There is no queue %s at %s" % (missing[0], self._amqp.where), option="queues", next_step="Check the queue's name"
-            )
-        told = self._management.queues()
-        marked = [queue for queue in queues if depths[_mark(queue)] is not None]
-        paused_by = dict(_record(marked[0], told), expires_in_s=None) if marked else None
-        return {"paused": len(marked) == len(queues), "paused_by": paused_by}, told
-
-    def _complete(self) -> Answers:
-        if not self._ask:
-            raise Refused("A pause goes through Celery's workers, and ask_workers=false forbids it", option="ask_workers")
-        answers = self._mailbox.ask({"active_queues": {}}, self._mailbox.nodes(self._management.queues()))
-        if not answers.complete:
-            raise Refused(
-                "Not every Celery worker at %s answered: %s"
-                % (self._amqp.where, answers.why_not or "asked %s" % ", ".join(answers.nodes or [])),
-                option="management_url" if answers.why_not else "state",
-                next_step="Set management_url, raise inspect_timeout, or quiet the workers through their service manager (role drain)",
-            )
-        return answers
-
-    def _tell(self, order: str, queue: str, nodes: list[str]) -> None:
-        if not nodes:
-            return
-        answers = self._mailbox.ask({order: {"queue": queue}}, nodes, nodes)
-        refused = [node for node in nodes if "ok" not in (answers.by.get(order, {}).get(node) or {})]
-        # A worker answers that it will; only what it consumes afterwards shows that it did.
-        end = time.monotonic() + SETTLE_S
-        wanted = order == "add_consumer"
-        left = list(nodes)
-        while not refused and left:
-            told = self._mailbox.ask({"active_queues": {}}, nodes, nodes)
-            left = [node for node in nodes if (queue in (queues_of(told, node) or [])) != wanted or queues_of(told, node) is None]
-            if left and time.monotonic() > end:
-                refused = left
-            elif left:
-                time.sleep(0.05)
-        if refused:
-            raise Refused(
-                "Of the Celery workers, %s did not confirm %s of %s" % (", ".join(refused[:5]), order, queue),
-                option="state",
-                still_true="%d other workers have done so, and the pause is recorded" % (len(nodes) - len(refused)),
-                next_step="Run again; it tells only those that have not",
-            )
 
     # Redriving
 
@@ -334,7 +234,7 @@ class CeleryAmqpBackend(QueueBackend):
         parked = "%s.parked" % queue
         if request.source in ("failed", "dead_lettered") and dead is None:
             if self._amqp.depths([queue], "redrive")[queue] is None:
-                raise NotFound("There is no queue %s at %s" % (queue, self._amqp.where), option="queue", next_step="Check the queue's name")
+                raise self._amqp.no_queues([queue], "queue")
             raise Refused(
                 "It is not known to which queue the dead letters of %s at %s go" % (queue, self._amqp.where),
                 option="source",
@@ -350,6 +250,45 @@ class CeleryAmqpBackend(QueueBackend):
         return AmqpStore(self._amqp, self._management, request, check, places, CeleryDialect())
 
 
+class AmqpPauses(Pauses):
+    """The record of a pause is the empty queue ``queueops.paused.<queue>``, with the record as an argument."""
+
+    promise = CAPABILITIES.guarantee["pause"]
+
+    def __init__(self, connection: AmqpConnection, management: Management, mailbox: AmqpMailbox, asks: bool) -> None:
+        self._amqp = connection
+        self._management = management
+        self._mailbox = mailbox
+        self.asks = asks
+        self.where = connection.where
+
+    def read(self, queues: list[str]) -> list[Mapping[str, Any] | None]:
+        depths = self._amqp.depths([*queues, *(_mark(queue) for queue in queues)], "read the pause")
+        missing = [queue for queue in queues if depths[queue] is None]
+        if missing:
+            raise self._amqp.no_queues(missing)
+        told = self._management.queues()
+        return [_record(queue, told) if depths[_mark(queue)] is not None else None for queue in queues]
+
+    def write(self, queue: str, record: Mapping[str, Any]) -> None:
+        # A queue's arguments cannot be changed, so that it is made anew.
+        self._amqp.delete(_mark(queue), "record the pause")
+        self._amqp.declare(_mark(queue), {"x-queueops-pause": json.dumps(record)}, "record the pause")
+
+    def lift(self, queue: str) -> None:
+        self._amqp.delete(_mark(queue), "lift the pause")
+
+    def ask(self, questions: Mapping[str, Mapping[str, Any]], nodes: list[str] | None = None) -> Answers:
+        return self._mailbox.ask(questions, self._mailbox.nodes(self._management.queues()) if nodes is None else nodes, nodes)
+
+    def silent(self, answers: Answers) -> Refused:
+        return Refused(
+            "Not every Celery worker at %s answered: %s" % (self.where, answers.why_not or "asked %s" % ", ".join(answers.nodes or [])),
+            option="management_url" if answers.why_not else "state",
+            next_step="Set management_url, raise inspect_timeout, or quiet the workers through their service manager (role drain)",
+        )
+
+
 def _mark(queue: str) -> str:
     """The name of the empty queue that records a pause."""
     return "queueops.paused.%s" % queue
@@ -362,4 +301,4 @@ def _record(queue: str, told: dict[str, dict[str, Any]] | None) -> dict[str, Any
         found = json.loads(text) if isinstance(text, str) else None
     except ValueError:
         found = None
-    return found if isinstance(found, dict) else {"owner": None, "reason": None, "since": None}
+    return found if isinstance(found, dict) else dict(UNREADABLE)

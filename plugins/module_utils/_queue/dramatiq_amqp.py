@@ -14,10 +14,10 @@ import time
 from dataclasses import replace
 from typing import Any, Mapping
 
-from .._errors import NotFound, Refused
+from .._errors import Refused
 from .amqp_connection import AmqpConnection
 from .amqp_message import AmqpMessage
-from .amqp_store import CAME_BACK, AmqpStore, Change, Dialect, Places
+from .amqp_store import AmqpStore, Change, Dialect, Places
 from .api import Capabilities, Look, RedriveRequest, Task, TaskStore
 from .dramatiq_message import Message, spliced
 from .dramatiq_redis import CAPABILITIES as ON_REDIS
@@ -106,8 +106,8 @@ class DramatiqDialect(Dialect):
         return self.message(message).redrives or super().redrives(message)
 
     def run_of(self, message: AmqpMessage) -> str | None:
-        """The run that requeued it last."""
-        return self.message(message).run
+        """One that a worker has tried since and published anew has no headers of the message that was redriven."""
+        return self.message(message).run or super().run_of(message)
 
     def change(self, message: AmqpMessage, action: str, queue: str) -> Change:
         found = super().change(message, action, queue)
@@ -140,13 +140,6 @@ class DramatiqAmqpStore(AmqpStore):
         found = self._amqp.depths([self._delayed])[self._delayed]
         held = (self._management.queue(self._delayed) or {}).get("messages_unacknowledged") or 0
         return (found.ready if found else 0) + int(held)
-
-    def _obstacle(self, message: AmqpMessage) -> str | None:
-        return CAME_BACK if self._dramatiq.run_of(message) == self._run else super()._obstacle(message)
-
-    def _is_published(self, message: AmqpMessage) -> bool:
-        # One that a worker has tried since and published anew is another message with the same identity.
-        return self._dramatiq.run_of(message) != self._run and super()._is_published(message)
 
     def _target(self, message: AmqpMessage, action: str, destination: str | None) -> tuple[str | None, str]:
         queue, problem = super()._target(message, action, destination)
@@ -227,12 +220,7 @@ class DramatiqAmqpBackend(RabbitmqBackend):
         for rule in request.rules:
             if rule.destination:
                 refuse_part(rule.destination, "rules")
-        if self._amqp.depths([queue], "redrive")[queue] is None:
-            raise NotFound(
-                "There is no queue %s at %s" % (queue, self._amqp.where),
-                option="queue",
-                next_step="Check the queue's name and the vhost (%s)" % self._amqp.vhost,
-            )
+        self._amqp.depth(queue, "redrive", "queue")
         dead, parked = queue + ".XQ", queue + ".parked"
         place = {"failed": dead, "dead_lettered": dead, "parked": parked, "queued": queue}.get(source, source)
         if place == queue and any(rule.action == "requeue" and rule.destination in (None, queue) for rule in request.rules):

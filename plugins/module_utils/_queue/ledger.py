@@ -3,20 +3,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The ledger of one redrive run: what was about to be published and what the broker has confirmed. Identities, never payloads.
 
-One JSON object a line in ``<state_dir>/redrive/<run>.jsonl`` (0600, folder 0700): ``{"plan": n, "ids": [...], "to": ..., ...}`` before
-batch n is published, ``{"sure": n}`` when it is confirmed, ``{"back": n, "ids": [...]}`` for those that the broker could not route,
-``{"doubt": n}`` when the broker did not take all of it, ``{"settled": n}`` when batch n and those before it are acknowledged,
-``{"closed": n}`` when the run came to its end in order.
+One JSON object a line in ``<state_dir>/redrive/<run>.jsonl`` (0600, folder 0700; ``<run>.<hash>.jsonl`` where each source of a run has
+a ledger of its own): ``{"ledger": token, "of": source}`` first, ``{"plan": n, "ids": [...], "to": ..., ...}`` before batch n is published,
+``{"sure": n}`` when it is confirmed, ``{"back": n, "ids": [...]}`` for those that the broker could not route, ``{"doubt": n}`` when the
+broker did not take all of it, ``{"settled": n}`` when batch n and those before it are acknowledged, ``{"closed": n}`` when the run came
+to its end in order.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
+import uuid
 from collections import Counter
-from typing import IO, Any, Iterator
+from contextlib import suppress
+from typing import Any, Iterator
 from urllib.parse import quote
 
 from .._errors import Conflict, Refused
@@ -25,17 +29,22 @@ from .._errors import Conflict, Refused
 class Ledger:
     """The ledger of ``run``, held by this process alone.
 
+    :param of: the source that the run takes from, where one run may take from several; each then has a ledger of its own.
+    :ivar name: of the run and its source, fit for a file's name.
+    :ivar token: tells this ledger from one of the same name on another host.
     :ivar plans: the batches whose outcome is open, oldest first: published or not, acknowledged or not. Only what was there at first.
     :ivar sure: which of them are confirmed.
     :ivar doubt: which of them the broker took only in part.
     :ivar last: the number of the last batch.
     :ivar closed: the number of the last batch when the run last came to its end in order.
     :raises Conflict: another process holds it.
-    :raises Refused: it cannot be written.
+    :raises Refused: it cannot be written, or is damaged.
     """
 
-    def __init__(self, state_dir: str, run: str) -> None:
-        self.path = os.path.join(state_dir, "redrive", quote(run, safe=" @:+=,") + ".jsonl")
+    def __init__(self, state_dir: str, run: str, of: str = "") -> None:
+        self.name = run + ("." + hashlib.blake2b(_bytes(of), digest_size=4).hexdigest() if of else "")
+        self.path = os.path.join(state_dir, "redrive", quote(self.name, safe=" @:+=,", errors="surrogateescape") + ".jsonl")
+        self.token = uuid.uuid4().hex
         self.plans: list[dict[str, Any]] = []
         self.sure: set[int] = set()
         self.doubt: set[int] = set()
@@ -45,8 +54,7 @@ class Ledger:
         try:
             os.makedirs(state_dir, exist_ok=True)
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            self._new = not os.path.exists(self.path)
-            self._file: IO[bytes] = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b")
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as problem:
             raise Refused(
                 "The ledger %s cannot be written: %s" % (self.path, problem.strerror),
@@ -54,35 +62,50 @@ class Ledger:
                 next_step="Give a folder in state_dir that this user may write to, and that outlives this host's restart",
             ) from problem
         try:
+            self._lock(run)
+            self._size = self._read()
+            if not self._size:
+                self.note(ledger=self.token, of=of)
+                self.sync()
+                self._sync_folder()
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self, run: str) -> None:
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._file.close()
             raise Conflict(
                 "Another redrive under run=%s is going on on this host" % run,
                 option="run",
                 still_true="Nothing was changed",
                 next_step="Wait for its end, or use another run",
             ) from None
-        self._read()
 
-    def _read(self) -> None:
-        """Fold what was written. A last line that was cut off by a crash was not acted on."""
-        self._file.seek(0)
+    def _read(self) -> int:
+        """Fold what was written; returns its length. A last line that was cut off by a crash was not acted on, and is dropped."""
         whole = 0
-        for line in self._file:
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict):
-                break
-            whole += len(line)
-            self._fold(entry)
-        self._file.truncate(whole)
-        self._file.seek(0, os.SEEK_END)
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                entry = _entry(line)
+                if entry is None:
+                    raise Refused(
+                        "The ledger %s is damaged at line %d" % (self.path, number),
+                        option="state_dir",
+                        next_step="Restore it, or use another run; that may send twice what this one had sent and not noted",
+                    )
+                whole += len(line)
+                self._fold(entry)
+        os.ftruncate(self._file, whole)
+        return whole
 
     def _fold(self, entry: dict[str, Any]) -> None:
-        if "plan" in entry:
+        if "ledger" in entry:
+            self.token = entry["ledger"]
+        elif "plan" in entry:
             self.last = entry["plan"]
             self.plans.append(entry)
         elif "sure" in entry:
@@ -101,8 +124,10 @@ class Ledger:
             self.sure = {number for number in self.sure if number > entry["settled"]}
             self.doubt = {number for number in self.doubt if number > entry["settled"]}
 
-    def settled_ids(self) -> Iterator[list[str]]:
-        """The identities of the settled batches of a run that has not come to its end, a batch at a time; without what was returned."""
+    def settled_ids(self, source: str) -> Iterator[list[str]]:
+        """The identities of the settled batches of a run that has not come to its end, a batch at a time; without what was returned,
+        and without what went to the tail of ``source`` itself.
+        """
         open_ones = {plan["plan"] for plan in self.plans}
         waiting: dict[int, dict[str, Any]] = {}
         with open(self.path, "rb") as file:
@@ -114,7 +139,7 @@ class Ledger:
                     _take_out(waiting[entry["back"]], Counter(entry["ids"]))
                 elif "settled" in entry:
                     for number in [one for one in waiting if one <= entry["settled"]]:
-                        yield waiting.pop(number)["ids"]
+                        yield sent(waiting.pop(number), source)[0]
 
     def note(self, **entry: Any) -> None:
         """Write with the next :meth:`sync`."""
@@ -127,29 +152,63 @@ class Ledger:
         """
         if not self._pending:
             return
+        data = ("\n".join(self._pending) + "\n").encode("ascii")
         try:
-            self._file.write(("\n".join(self._pending) + "\n").encode("ascii"))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            if self._new:
-                folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
-                self._new = False
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._file, left) :]
+            os.fsync(self._file)
         except OSError as problem:
+            self._cut_back()
             raise Refused(
                 "The ledger %s cannot be written: %s" % (self.path, problem.strerror),
                 option="state_dir",
                 still_true="What was not yet written there was not published",
                 next_step="Free space on this host's disk, and run again under the same run",
             ) from problem
+        self._size += len(data)
         self._pending.clear()
+
+    def _cut_back(self) -> None:
+        """Leave no half of a line behind."""
+        with suppress(OSError):
+            os.ftruncate(self._file, self._size)
+
+    def _sync_folder(self) -> None:
+        """See that the new file's name is on disk too."""
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def close(self) -> None:
         """Let go of it."""
-        self._file.close()
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def sent(plan: dict[str, Any], source: str) -> tuple[list[str], list[str]]:
+    """The identities of a batch: those that went elsewhere or nowhere, and those that went to the tail of ``source`` itself."""
+    queues = plan.get("queues") or [None]
+    elsewhere: list[str] = []
+    back: list[str] = []
+    for place, identity in zip(plan.get("to") or [0] * len(plan["ids"]), plan["ids"]):
+        (back if queues[place] == source else elsewhere).append(identity)
+    return elsewhere, back
 
 
 def _take_out(plan: dict[str, Any], gone: Counter[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any, Mapping
 
-from .._errors import NotFound, Refused
+from .._errors import Refused
 from .amqp_connection import AmqpConnection, Depth
 from .amqp_store import AmqpStore, Dialect, Places
 from .api import (
@@ -97,7 +97,7 @@ class _Seen:
         unacked, ready = told.get("messages_unacknowledged"), told.get("messages_ready")
         if is_down(told):
             return None
-        if not depth.consumers and not any(self.held.values()):
+        if not depth.consumers and self.reason is None and not any(self.held.values()):
             return 0
         if unacked is None or ready is None:
             return None
@@ -148,11 +148,7 @@ class RabbitmqBackend(QueueBackend):
             amqp.close()
         missing = [name for name in names if depths[name] is None]
         if missing and not missing_ok:
-            raise NotFound(
-                "There is no queue %s at %s" % (", ".join(missing), amqp.where),
-                option="queues",
-                next_step="Check the queue's name and the vhost (%s)" % amqp.vhost,
-            )
+            raise amqp.no_queues(missing)
         now = time.time()
         unknowns = Unknowns()
         seen = _Seen(management)
@@ -279,12 +275,7 @@ class RabbitmqBackend(QueueBackend):
     def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
         management = Management(self._settings)
         queue = request.queue
-        if self._amqp.depths([queue], "redrive")[queue] is None:
-            raise NotFound(
-                "There is no queue %s at %s" % (queue, self._amqp.where),
-                option="queue",
-                next_step="Check the queue's name and the vhost (%s)" % self._amqp.vhost,
-            )
+        self._amqp.depth(queue, "redrive", "queue")
         dead, reason = self._dead_letters(management, queue, management.queue(queue))
         actions = {"park": queue + ".parked"}
         if dead is not None:

@@ -81,7 +81,7 @@ class Management:
     @property
     def vhost(self) -> str:
         """The vhost as a path."""
-        return quote(self._vhost, safe="")
+        return _part(self._vhost)
 
     def queues(self) -> dict[str, dict[str, Any]] | None:
         """Every queue of the vhost by name, with its statistics; None: see :attr:`reason`."""
@@ -94,7 +94,7 @@ class Management:
 
     def queue(self, name: str) -> dict[str, Any] | None:
         """One queue; None: it does not exist, or see :attr:`reason`."""
-        found = self.ask("queues/%s/%s" % (self.vhost, quote(name, safe="")))
+        found = self.ask("queues/%s/%s" % (self.vhost, _part(name)))
         return found if isinstance(found, dict) else None
 
     def consumers(self) -> list[dict[str, Any]] | None:
@@ -120,8 +120,8 @@ class Management:
         """The queues that an exchange routes a dead letter with ``key`` to, as far as its bindings tell."""
         if not exchange:
             return [key]
-        told = self.ask("exchanges/%s/%s" % (self.vhost, quote(exchange, safe="")))
-        bindings = self.ask("exchanges/%s/%s/bindings/source" % (self.vhost, quote(exchange, safe=""))) or []
+        told = self.ask("exchanges/%s/%s" % (self.vhost, _part(exchange)))
+        bindings = self.ask("exchanges/%s/%s/bindings/source" % (self.vhost, _part(exchange))) or []
         kind = (told or {}).get("type")
         queues = [entry for entry in bindings if entry.get("destination_type") == "queue"]
         if kind == "direct":
@@ -131,6 +131,11 @@ class Management:
         elif kind != "fanout":
             return []
         return sorted({str(entry["destination"]) for entry in queues})
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path."""
+    return quote(name, safe="", errors="surrogateescape")
 
 
 def effective(queue: Mapping[str, Any]) -> dict[str, Any]:

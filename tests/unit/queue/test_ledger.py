@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_the_settled_tasks_of_a_run_that_did_not_end(tmp_path: Path) -> None:
     )
     write(tmp_path, *entries, {"settled": 2}, {"plan": 3, "ids": ["d"]}).close()
     found = Ledger(str(tmp_path), "r1")
-    assert (found.closed, list(found.settled_ids())) == (1, [["b"]])
+    assert (found.closed, list(found.settled_ids("dead"))) == (1, [["b"]])
     found.close()
 
 
@@ -79,12 +80,70 @@ def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_line_damaged_in_the_middle_is_refused_and_what_follows_is_kept(tmp_path: Path) -> None:
+    ledger = write(tmp_path, {"plan": 1, "ids": ["a"]})
+    ledger.close()
+    with open(ledger.path, "ab") as file:
+        file.write(b'{"plan":2,"i\x00\x00\n{"sure":1}\n')
+    whole = Path(ledger.path).read_bytes()
+    for _again in range(2):
+        with pytest.raises(Refused) as caught:
+            Ledger(str(tmp_path), "r1")
+        assert "line 3" in caught.value.message and caught.value.next_step
+    assert Path(ledger.path).read_bytes() == whole
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = write(tmp_path, {"plan": 1, "ids": ["a"]})
+    whole, real = Path(ledger.path).read_bytes(), os.write
+
+    def some(file: int, data: memoryview) -> int:
+        if len(data) > 40:
+            return real(file, data[:40])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", some)
+    ledger.note(plan=2, ids=["b" * 80])
+    with pytest.raises(Refused) as caught:
+        ledger.sync()
+    assert "No space left" in caught.value.message and "published" in (caught.value.still_true or "")
+    ledger.close()
+    ledger.close()
+    monkeypatch.undo()
+    assert Path(ledger.path).read_bytes() == whole
+    again = Ledger(str(tmp_path), "r1")
+    assert again.last == 1
+    again.close()
+
+
+def test_each_source_of_a_run_has_its_own(tmp_path: Path) -> None:
+    first, second = Ledger(str(tmp_path), "r1", "/ mail.dead"), Ledger(str(tmp_path), "r1", "/ other.dead")
+    first.note(plan=1, ids=["a"])
+    first.sync()
+    first.close()
+    second.close()
+    assert Ledger(str(tmp_path), "r1", "/ other.dead").last == 0
+    again = Ledger(str(tmp_path), "r1", "/ mail.dead")
+    assert (again.last, again.token, again.name != second.name) == (1, first.token, True)
+    again.close()
+
+
+def test_what_went_to_the_tail_of_the_source_is_not_settled(tmp_path: Path) -> None:
+    plan = {"plan": 1, "queues": ["mail", "dead", None], "ids": ["a", "b", "c"], "to": [0, 1, 2]}
+    write(tmp_path, plan, {"settled": 1}, {"plan": 2, "queues": ["dead"], "ids": ["d"]}, {"settled": 2}).close()
+    found = Ledger(str(tmp_path), "r1")
+    assert list(found.settled_ids("dead")) == [["a", "c"], []]
+    found.close()
+
+
 def test_nothing_is_written_before_sync_and_it_is_private(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "state"), "a/b ü")
     ledger.note(plan=1, ids=["\udce9 é"])
-    assert os.path.getsize(ledger.path) == 0
+    begun = os.path.getsize(ledger.path)
+    ledger.note(sure=1)
+    assert os.path.getsize(ledger.path) == begun
     ledger.sync()
-    assert os.path.getsize(ledger.path) > 0
+    assert os.path.getsize(ledger.path) > begun
     assert Path(ledger.path).parent == tmp_path / "state" / "redrive"
     assert stat.S_IMODE(os.stat(ledger.path).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(os.path.dirname(ledger.path)).st_mode) == 0o700
