@@ -20,7 +20,7 @@ from tests.unit.conftest import RedisServer, wait_for
 
 QUEUE = "mail"
 #: What differs between two tasks whatever is done with them, and what only ours leaves.
-OWN = {"timestamp", "data", "queueops_redrives"}
+OWN = {"timestamp", "data", "queueops_runs"}
 
 
 class Given(Server):
@@ -280,3 +280,37 @@ def test_payload_and_message_are_matched_and_never_told(latest: Bullmq) -> None:
     assert report.moved == 2
     assert "hunter2" not in str(report) and "secret" not in str(report)
     assert {entry["error"] for entry in report.sample} == {"ValueError"}
+
+
+def test_a_run_over_two_queues_takes_the_tasks_of_both(latest: Bullmq) -> None:
+    """Each queue numbers its own tasks, so that the same ids come again."""
+    latest.declare("other")
+    assert latest.publish_numbered(QUEUE, 2) == latest.publish_numbered("other", 2)
+    for queue in (QUEUE, "other"):
+        latest.tool("fail", queue, count=2)
+        assert engine.redrive(latest.open(), RedriveRequest(queue, run="r 1+=")).moved == 2
+        latest.tool("fail", queue, count=2)
+        report = engine.redrive(latest.open(), RedriveRequest(queue, run="r 1+="))
+        assert (report.moved, report.skipped_because) == (0, {"already moved by this run": 2})
+        assert {entry.redrives for window in latest.open().open_store(RedriveRequest(queue), True).windows() for entry in window} == {1}
+
+
+def test_what_a_run_decided_is_remembered_and_is_no_redrive(latest: Bullmq) -> None:
+    latest.fail(QUEUE, 2)
+    assert redriven(latest, Rule(action="fail"), run="r1").moved == 2
+    assert redriven(latest, run="r1").skipped_because == {"already moved by this run": 2}
+    assert redriven(latest, run="r1", max_redrives=1).moved == 0
+    assert redriven(latest, run="r2", max_redrives=1).by_action == {"requeue": 2}
+    latest.tool("fail", QUEUE, count=2)
+    assert redriven(latest, run="r3", max_redrives=1).by_action == {"park": 2}
+
+
+def test_a_queue_may_be_called_as_one_of_the_keys(latest: Bullmq) -> None:
+    for name in ("wait", "active"):
+        latest.declare(name)
+        (task,) = latest.publish(name, 1)
+        latest.tool("fail", name, count=1)
+        assert engine.redrive(latest.open(), RedriveRequest(name, rules=(Rule(action="park"),))).moved == 1
+        report = engine.redrive(latest.open(), RedriveRequest(name, source="parked"))
+        assert (report.moved, report.conservation["verdict"]) == (1, "proven")
+        assert latest.identities(name) == [task]

@@ -409,8 +409,11 @@ class TaskStore(ABC):
         """No rule took these: put them back as they were. Default: they have not been taken."""
         return
 
-    def identities(self) -> Iterator[list[str]] | None:
-        """The identity of every task in every place of the census, in pieces; None when they cannot be read without taking them."""
+    def identities(self) -> Iterator[list[str]] | Iterator[list[bytes]] | None:
+        """The identity of every task in every place of the census, in pieces; None when they cannot be read without taking them.
+
+        As text or, which is faster, as that text's bytes; the same way in every piece.
+        """
         return None
 
     def fates(self, moved: int) -> tuple[int, int]:

@@ -48,6 +48,10 @@ local function back_to_parent(job, parent)
     call('SADD', parent .. ':dependencies', job)
   end
 end
+-- The runs that had a task in hand stand in its own record: '+' and the run's name where it was put back, '=' where it was not.
+local function met(runs, run)
+  return runs and (string.find(runs, '+' .. run .. ' ', 1, true) or string.find(runs, '=' .. run .. ' ', 1, true))
+end
 local function json(list) if #list == 0 then return '[]' end return cjson.encode(list) end
 """
 
@@ -66,16 +70,17 @@ end
 
 _CARD = """
 local function card(cards, base, id, score, run)
-  local f = call('HMGET', base .. id, 'name', 'pb', 'finishedOn', 'queueops_redrives')
+  local f = call('HMGET', base .. id, 'name', 'pb', 'finishedOn', 'queueops_runs')
   local n = #cards
   cards[n + 1], cards[n + 2], cards[n + 3] = id, score, f[1] and '1' or '0'
-  cards[n + 4], cards[n + 5], cards[n + 6], cards[n + 7] = f[1] or '', f[2] or '', f[3] or '', f[4] or '0'
-  cards[n + 8] = run ~= '' and tostring(call('SISMEMBER', run, id)) or '0'
+  cards[n + 4], cards[n + 5], cards[n + 6] = f[1] or '', f[2] or '', f[3] or ''
+  cards[n + 7] = tostring(f[4] and select(2, string.gsub(f[4], '%+', '')) or 0)
+  cards[n + 8] = run ~= '' and met(f[4], run) and '1' or '0'
 end
 """
 
 #: A window of a sorted set, oldest first.
-#: KEYS: set. ARGV: base, moved set or '', size, highest score or '', score of the last anchor or '', anchors (latest first)...
+#: KEYS: set. ARGV: base, run or '', size, highest score or '', score of the last anchor or '', anchors (latest first)...
 WINDOW = (
     _PLACES
     + _START
@@ -95,7 +100,7 @@ return json(cards)
 )
 
 #: The same for named tasks; the score is empty where the task is not in the set.
-#: KEYS: set. ARGV: base, moved set or '', ids...
+#: KEYS: set. ARGV: base, run or '', ids...
 CARDS = (
     _PLACES
     + _CARD
@@ -107,7 +112,7 @@ return json(cards)
 )
 
 #: A window of a list whose oldest task is its last. The score is the task's place, counted from that end.
-#: KEYS: list. ARGV: base, moved set or '', size, place to begin at if no anchor is found, anchors (latest first)...
+#: KEYS: list. ARGV: base, run or '', size, place to begin at if no anchor is found, anchors (latest first)...
 LIST_WINDOW = (
     _PLACES
     + _CARD
@@ -126,7 +131,7 @@ return json(cards)
 )
 
 #: Tasks that are active, by whether a worker still holds their lock. Never more than a fleet works on at once.
-#: KEYS: active. ARGV: base, moved set or '', '1' locked or '0' not, most
+#: KEYS: active. ARGV: base, run or '', '1' locked or '0' not, most
 ACTIVE_WINDOW = (
     _PLACES
     + _CARD
@@ -181,14 +186,14 @@ return table.concat(redis.call('ZRANGE', KEYS[1], before + first, before + last)
 
 #: Everything of the source, oldest first, back to its queue, as BullMQ's own `retryJobs` does it (`lifo` of a task counts for nothing, as
 #: there), but with priorities kept.
-#: KEYS: source set, moved set. ARGV: base of the source, base of the queue, highest score, most, score of the anchor or '', anchor or '',
-#: seconds to keep the moved set, '1' to tell the ids, name of the source
+#: KEYS: source set. ARGV: base of the source, base of the queue, highest score, most, score of the anchor or '', anchor or '', run,
+#: '1' to tell the ids, name of the source
 #: most=0 only counts. Answers a JSON object: matched, moved, because (letter -> count), pb and name (text -> count), anchor, score, ids.
 SWEEP = (
     _PLACES
     + _START
     + """
-local source, run, base, home = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local source, base, home, run = KEYS[1], ARGV[1], ARGV[2], ARGV[7]
 local start = start_of(source, ARGV[6] ~= '' and {ARGV[6]} or {}, ARGV[5])
 local most = tonumber(ARGV[4])
 if most == 0 then return cjson.encode({matched = math.max(0, call('ZCOUNT', source, '-inf', ARGV[3]) - start)}) end
@@ -196,39 +201,41 @@ local ids = call('ZRANGEBYSCORE', source, '-inf', ARGV[3], 'LIMIT', start, most)
 if #ids == 0 then return '{"matched":0}' end
 local to = place(home)
 local because, workers, names, moved, pushed = {}, {}, {}, {}, {}
+local count_moved, count_pushed = 0, 0
 -- Neighbours are mostly alike, and are counted together.
 local name, worker, same = '', '', 0
 local function count(into, what, by)
   if by > 0 then into[what or ''] = (into[what or ''] or 0) + by end
 end
 local kept
-local relocated, events, previous = base ~= home, to.events, ARGV[9]
+local relocated, events, previous, mark = base ~= home, to.events, ARGV[9], '+' .. run .. ' '
 for i = 1, #ids do
   local id = ids[i]
   local job = home .. id
-  local f = call('HMGET', relocated and base .. id or job, 'name', 'pb', 'priority', 'parentKey', 'queueops_redrives')
+  local f = call('HMGET', relocated and base .. id or job, 'name', 'pb', 'priority', 'parentKey', 'queueops_runs')
   local why
-  -- A task without a count of redrives cannot have been moved by this run.
-  if f[5] and call('SISMEMBER', run, id) == 1 then why = 'a'
+  if met(f[5], run) then why = 'a'
   elseif not f[1] then why = 'e'
   elseif relocated and call('EXISTS', job) == 1 then why = 'x' end
   if why then
     because[why] = (because[why] or 0) + 1
     kept = id
   else
-    moved[#moved + 1] = id
-    if #moved == 1 then call('SADD', run, id) end
+    count_moved = count_moved + 1
+    moved[count_moved] = id
+    -- The first change of a task is one that a server without memory refuses.
+    call('HSET', relocated and base .. id or job, 'queueops_runs', f[5] and f[5] .. mark or mark)
     if relocated then
       call('RENAME', base .. id, job)
       if call('EXISTS', base .. id .. ':logs') == 1 then call('RENAME', base .. id .. ':logs', job .. ':logs') end
     end
     call('HDEL', job, 'finishedOn', 'processedOn', 'failedReason')
-    call('HINCRBY', job, 'queueops_redrives', 1)
     if f[4] and f[4] ~= '' then back_to_parent(job, f[4]) end
     if f[3] and f[3] ~= '0' then
       enqueue(to, id, f[3], false, ARGV[9])
     else
-      pushed[#pushed + 1] = id
+      count_pushed = count_pushed + 1
+      pushed[count_pushed] = id
       -- Trimmed once, below.
       call('XADD', events, '*', 'event', 'waiting', 'jobId', id, 'prev', previous)
     end
@@ -242,33 +249,30 @@ for i = 1, #ids do
 end
 count(names, name, same)
 count(workers, worker, same)
-if #moved > 0 then
-  call('SADD', run, unpack(moved))
-  call('EXPIRE', run, tonumber(ARGV[7]))
-  if #moved == #ids then call('ZREMRANGEBYRANK', source, start, start + #ids - 1) else call('ZREM', source, unpack(moved)) end
-  if #pushed > 0 then call('LPUSH', to.list, unpack(pushed)) end
+if count_moved > 0 then
+  if count_moved == #ids then call('ZREMRANGEBYRANK', source, start, start + #ids - 1) else call('ZREM', source, unpack(moved)) end
+  if count_pushed > 0 then call('LPUSH', to.list, unpack(pushed)) end
   call('XTRIM', events, 'MAXLEN', '~', to.most)
   wake(to)
 end
-local found = {matched = #ids, moved = #moved, because = because, pb = workers, name = names}
+local found = {matched = #ids, moved = count_moved, because = because, pb = workers, name = names}
 if kept then found.anchor, found.score = kept, call('ZSCORE', source, kept) end
-if ARGV[8] == '1' and #moved > 0 then found.ids = moved end
+if ARGV[8] == '1' and count_moved > 0 then found.ids = moved end
 return cjson.encode(found)
 """
 )
 
 #: Acts on tasks of one source, each checked again here. Every check comes before the first change of a task, and the first change is one
 #: that a server without memory refuses.
-#: KEYS: moved set. ARGV: base of the source, base of the queue, kind of the source, action, base of the destination or '', name of the
-#: queue, now (ms), seconds to keep the moved set, text of a failure, farthest place in a list, base of the parked, ids...
+#: ARGV: base of the source, base of the queue, kind of the source, action, base of the destination or '', name of the queue, now (ms),
+#: run, text of a failure, farthest place in a list, base of the parked, ids...
 #: Answers one letter a task: m done, a done before by this run, g gone, e expired, x the place has one of the same id, f of a flow,
 #: s of a job scheduler, l held by a worker.
 ACT = (
     _PLACES
     + """
-local run = KEYS[1]
 local base, home, kind, action, there = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local queue, now, parked = ARGV[6], ARGV[7], ARGV[11]
+local queue, now, run, parked = ARGV[6], ARGV[7], ARGV[8], ARGV[11]
 local previous = ({failed = 'failed', parked = 'failed', queued = 'wait', executing = 'active', abandoned = 'active'})[kind]
 local source = ({failed = home .. 'failed', parked = string.sub(parked, 1, -2)})[kind]
 local in_list, held = {}, 'queueops:gone'
@@ -341,14 +345,14 @@ local outcomes, woken = {}, false
 for i = 12, #ARGV do
   local id = ARGV[i]
   local job = base .. id
-  local f = call('HMGET', job, 'name', 'priority', 'parentKey', 'opts', 'rjk', 'deid', 'finishedOn')
+  local f = call('HMGET', job, 'name', 'priority', 'parentKey', 'opts', 'rjk', 'deid', 'finishedOn', 'queueops_runs')
   local new = id
   -- Numbers are given out by each queue's own counter, so a number would meet another task there.
   if target ~= home and string.find(id, '^%d+$') then new = queue .. '-' .. id end
   local moves = target ~= home or action == 'park'
   local final = (action == 'park' and parked or target) .. new
   local outcome = 'm'
-  if call('SISMEMBER', run, id) == 1 then outcome = 'a'
+  if met(f[8], run) then outcome = 'a'
   elseif not here(id) then outcome = 'g'
   elseif not f[1] then outcome = 'e'
   elseif kind == 'abandoned' and call('EXISTS', job .. ':lock') == 1 then outcome = 'l'
@@ -356,7 +360,8 @@ for i = 12, #ARGV do
   elseif action == 'fail' and f[3] and f[3] ~= '' then outcome = 'f'
   elseif target ~= home and f[5] then outcome = 's'
   elseif final ~= job and call('EXISTS', final) == 1 and action ~= 'discard' then outcome = 'x' end
-  if outcome == 'm' then call('SADD', run, id) end
+  local back = action == 'requeue' or action == 'compensate'
+  if outcome == 'm' then call('HSET', job, 'queueops_runs', (f[8] or '') .. (back and '+' or '=') .. run .. ' ') end
   -- What is where the rule wants it stays as it is, and the run remembers that it was decided.
   if outcome == 'm' and not ((kind == 'parked' and action == 'park') or (kind == 'failed' and action == 'fail')) then
     take(id)
@@ -380,7 +385,6 @@ for i = 12, #ARGV do
           call('HDEL', final, 'finishedOn', 'processedOn', 'failedReason')
           if f[3] and f[3] ~= '' then back_to_parent(final, f[3]) end
         end
-        call('HINCRBY', final, 'queueops_redrives', 1)
         if target ~= home then
           call('HSET', final, 'queueops_from', queue)
           if action == 'compensate' then call('HSET', final, 'queueops_compensates', id) end
@@ -393,7 +397,6 @@ for i = 12, #ARGV do
   outcomes[#outcomes + 1] = outcome
 end
 for list, count in pairs(emptied) do call('LREM', list, -count, held) end
-if call('EXISTS', run) == 1 then call('EXPIRE', run, tonumber(ARGV[8])) end
 if woken then wake(to) end
 return table.concat(outcomes)
 """

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import re
 from typing import Any, Iterator, NamedTuple
+from urllib.parse import quote
 
 from .._errors import Refused
 from . import bullmq_scripts as scripts
 from .api import Census, Decision, RedriveRequest, Sweep, Task, TaskStore, version_and_host
 from .redis_connection import RedisConnection
 
-#: How long the record of which tasks a run has moved is kept.
-RUN_KEPT_S = 7 * 24 * 3600
 #: Ids read at a time for the proof of conservation, about 1 ms on the server.
 IDS = 5000
 #: Tasks whose error or payload is fetched at a time, and the longest payload that is looked into.
@@ -65,9 +64,18 @@ class Keys(NamedTuple):
     def key(self, name: str) -> str:
         return self.base + name
 
+    def is_list(self, key: str) -> bool:
+        """Whether this key of the queue is a list; the others are sorted sets. A queue may itself be called ``wait``."""
+        return key in (self.key("wait"), self.key("paused"), self.key("active"))
+
 
 def text(value: Any) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def raw(value: str) -> bytes:
+    """The bytes of :func:`text`."""
+    return value.encode("utf-8", "surrogateescape")
 
 
 def seconds(milliseconds: Any) -> float | None:
@@ -93,7 +101,8 @@ class BullmqStore(TaskStore):
         self._redis = redis
         self._request = request
         self._home = Keys(prefix, request.queue)
-        self._run = "queueops:redrive:%s:moved" % request.run if request.run else ""
+        # Without a character that separates runs in a task's record.
+        self._run = quote(request.run or "", safe="")
         self._source = request.source
         self._base = self._home.parked + ":" if request.source == "parked" else self._home.base
         names = [rule.destination for rule in request.rules if rule.destination and rule.destination != request.queue]
@@ -105,15 +114,19 @@ class BullmqStore(TaskStore):
         #: Tasks of the present window that this redrive has moved away.
         self._gone: set[str] = set()
         self._completed_before: dict[str, str] = {}
-        with redis.asking("look at the tasks") as client:
-            if self._source in ("failed", "parked"):
-                last = client.zrange(self._set, -1, -1, withscores=True)
-                self._highest = repr(last[0][1]) if last else "-inf"
+        self._read_before = False
+        if self._source in ("failed", "parked"):
+            self._highest = self._highest_score("look at the tasks", self._set)
 
     @property
     def _set(self) -> str:
         """The sorted set with the tasks of the sources failed and parked."""
         return self._home.parked if self._source == "parked" else self._home.key("failed")
+
+    def _highest_score(self, doing: str, key: str) -> str:
+        with self._redis.asking(doing) as client:
+            last = client.zrange(key, -1, -1, withscores=True)
+        return repr(last[0][1]) if last else "-inf"
 
     def now(self) -> float:
         with self._redis.asking("ask for the time") as client:
@@ -141,42 +154,45 @@ class BullmqStore(TaskStore):
 
     def census(self) -> Census:
         places = self._places()
-        keys = [key for _name, _queue, several in places for key in several]
+        keys = {key: queue.is_list(key) for _name, queue, several in places for key in several}
 
         def ask(pipe: Any) -> None:
-            for key in keys:
-                (pipe.llen if _is_list(key) else pipe.zcard)(key)
+            for key, is_list in keys.items():
+                (pipe.llen if is_list else pipe.zcard)(key)
 
         with self._redis.asking("count the tasks") as client:
             counts = dict(zip(keys, self._redis.together(client, ask)))
         return Census({name: sum(counts[key] for key in several) for name, _queue, several in places})
 
-    def identities(self) -> Iterator[list[str]]:
-        """Ids of all places, in the order in which tasks go through them; then of what was completed since the first time."""
-        first_time = not self._completed_before
-        order = {"scheduled": 1, "queued": 2, "executing": 3, "failed": 5}
-        for _name, queue, keys in sorted(self._places(), key=lambda place: order.get(place[0], 4)):
-            for key in keys:
-                yield from self._ids(queue, key, "")
-        for queue in [self._home, *self._others]:
-            key = queue.key("completed")
-            if first_time:
-                with self._redis.asking("read the completed tasks") as client:
-                    last = client.zrange(key, -1, -1, withscores=True)
-                self._completed_before[key] = repr(last[0][1]) if last else "-inf"
-            else:
-                yield from self._ids(queue, key, self._completed_before[key])
+    def identities(self) -> Iterator[list[bytes]]:
+        """Before, places are read against the way that tasks take, and after along it: a task on its way is never missed by both.
 
-    def _ids(self, queue: Keys, key: str, above: str) -> Iterator[list[str]]:
+        After, what was completed since is read as well.
+        """
+        before, self._read_before = not self._read_before, True
+        order = {"scheduled": 1, "queued": 2, "executing": 3, "failed": 5}
+        places = [(queue, key) for _name, queue, keys in sorted(self._places(), key=lambda one: order.get(one[0], 4)) for key in keys]
+        queues = [self._home, *self._others]
+        if before:
+            for queue in queues:
+                self._completed_before[queue.queue] = self._highest_score("read the completed tasks", queue.key("completed"))
+        for queue, key in reversed(places) if before else places:
+            # Begun at that end at which what comes or goes meanwhile can hide nothing from the second reading, nor be doubled in the first.
+            yield from self._ids(queue, key, from_end=queue.is_list(key) == before)
+        if not before:
+            for queue in queues:
+                yield from self._ids(queue, queue.key("completed"), self._completed_before[queue.queue])
+
+    def _ids(self, queue: Keys, key: str, above: str = "", from_end: bool = False) -> Iterator[list[bytes]]:
         first = 0
         while True:
-            with self._redis.asking("read the ids of the tasks") as client:
-                answer = text(client.register_script(scripts.IDS)(keys=[key], args=[first, first + IDS - 1, above]))
+            start, end = (-first - IDS, -first - 1) if from_end else (first, first + IDS - 1)
+            answer: bytes = self._redis.run("read the ids of the tasks", scripts.IDS, [key], [start, end, above])
             if not answer:
                 return
-            ids = answer.split("\0")
+            ids = answer.split(b"\0")
             # Another queue gives out the same numbers.
-            yield [moved_id(queue.queue, task) for task in ids] if self._others else ids
+            yield [raw(moved_id(queue.queue, text(task))) for task in ids] if self._others else ids
             if len(ids) < IDS:
                 return
             first += IDS
@@ -194,9 +210,7 @@ class BullmqStore(TaskStore):
             yield self._active()
 
     def _cards(self, script: str, key: str, arguments: list[Any]) -> list[Task]:
-        with self._redis.asking("read the tasks") as client:
-            answer = client.register_script(script)(keys=[key], args=[self._base, self._run, *arguments])
-        told = json.loads(text(answer))
+        told = json.loads(text(self._redis.run("read the tasks", script, [key], [self._base, self._run, *arguments])))
         return [self._task(told[first : first + CARD]) for first in range(0, len(told), CARD)]
 
     def _task(self, card: list[str]) -> Task:
@@ -280,15 +294,15 @@ class BullmqStore(TaskStore):
         for first in range(0, len(tasks), LOADED):
             part = tasks[first : first + LOADED]
             ids = [task.id for task in part]
-            with self._redis.asking("read the tasks") as client:
-                if "error" in what:
-                    told = json.loads(text(client.register_script(scripts.ERRORS)(args=[self._base, *ids])))
-                    for index, task in enumerate(part):
-                        known, reason, line = told[3 * index : 3 * index + 3]
-                        task.error = whole_error(reason, line) if known == "1" else None
-                if "fields" in what:
-                    for task, payload in zip(part, client.register_script(scripts.PAYLOADS)(args=[self._base, LONGEST_PAYLOAD, *ids])):
-                        task.fields = _parsed(payload)
+            if "error" in what:
+                told = json.loads(text(self._redis.run("read the tasks", scripts.ERRORS, arguments=[self._base, *ids])))
+                for index, task in enumerate(part):
+                    known, reason, line = told[3 * index : 3 * index + 3]
+                    task.error = whole_error(reason, line) if known == "1" else None
+            if "fields" in what:
+                payloads = self._redis.run("read the tasks", scripts.PAYLOADS, arguments=[self._base, LONGEST_PAYLOAD, *ids])
+                for task, payload in zip(part, payloads):
+                    task.fields = _parsed(payload)
 
     # Acting
 
@@ -302,9 +316,8 @@ class BullmqStore(TaskStore):
             there = Keys(self._home.prefix, destination) if destination and destination != self._home.queue else None
             farthest = max((task.handle for _index, task in members if isinstance(task.handle, int)), default=-1)
             lead = [self._base, self._home.base, self._source, action, there.base if there else "", self._home.queue, now]
-            lead += [str(RUN_KEPT_S), FAILED_BY, str(farthest), self._home.parked + ":"]
-            with self._redis.asking("redrive") as client:
-                answer = client.register_script(scripts.ACT)(keys=[self._run], args=lead + [task.id for _index, task in members])
+            lead += [self._run, FAILED_BY, str(farthest), self._home.parked + ":"]
+            answer = self._redis.run("redrive", scripts.ACT, [], lead + [task.id for _index, task in members])
             for (index, task), letter in zip(members, text(answer)):
                 outcomes[index] = "" if letter == "m" else OBSTACLES[letter]
                 if letter == "m":
@@ -319,9 +332,8 @@ class BullmqStore(TaskStore):
             return None
         tell_ids = "1" if self._request.breaker is not None else "0"
         anchor, score = self._anchor
-        arguments = [self._base, self._home.base, self._highest, most, score, anchor, RUN_KEPT_S, tell_ids, "failed"]
-        with self._redis.asking("redrive") as client:
-            told = json.loads(text(client.register_script(scripts.SWEEP)(keys=[self._set, self._run], args=arguments)))
+        arguments = [self._base, self._home.base, self._highest, most, score, anchor, self._run, tell_ids, "failed"]
+        told = json.loads(text(self._redis.run("redrive", scripts.SWEEP, [self._set], arguments)))
         swept = Sweep(int(told["matched"]), int(told.get("moved", 0)))
         swept.skipped_because = {OBSTACLES[letter]: count for letter, count in (told.get("because") or {}).items()}
         if "anchor" in told:
@@ -340,8 +352,7 @@ class BullmqStore(TaskStore):
             for base, task in self._pending[first : first + FATES]:
                 by_base.setdefault(base, []).append(task)
             for base, ids in by_base.items():
-                with self._redis.asking("ask what became of the tasks") as client:
-                    answer = text(client.register_script(scripts.FATES)(args=[base, *ids]))
+                answer = text(self._redis.run("ask what became of the tasks", scripts.FATES, arguments=[base, *ids]))
                 for task, fate in zip(ids, answer):
                     if fate == "?":
                         waiting.append((base, task))
@@ -355,10 +366,6 @@ class BullmqStore(TaskStore):
 def moved_id(queue: str, task: str) -> str:
     """The id of a task of ``queue`` in another queue: numbers are given out by each queue's own counter, so they are qualified."""
     return "%s-%s" % (queue, task) if task.isascii() and task.isdigit() else task
-
-
-def _is_list(key: str) -> bool:
-    return key.rpartition(":")[2] in ("wait", "paused", "active")
 
 
 def _parsed(payload: bytes) -> Any:

@@ -10,7 +10,8 @@ import os
 import sys
 from array import array
 from collections import Counter
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, Iterable, cast
 
 from .._errors import Refused
 from .api import Census, RedriveReport, TaskStore
@@ -21,15 +22,22 @@ PARTS = 16
 
 def fingerprint(identity: str) -> int:
     """64 bits of an identity; 8 bytes a task are held, whatever the queue's length. Two of a million collide once in 10^7 runs."""
-    return int.from_bytes(hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+    return _digest(identity.encode("utf-8", "surrogateescape")) & 0xFFFFFFFFFFFFFFFF
 
 
-def _own_hash(identity: str) -> int:
-    """A fingerprint that holds within this process alone, by Python's own hash, which is many times as fast."""
-    return hash(identity) & 0xFFFFFFFFFFFFFFFF
+def _digest(identity: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "big", signed=True)
 
 
-_number = _own_hash if sys.hash_info.width >= 64 else fingerprint
+#: Python's own hash, where it is long enough, is many times as fast, and good within this process.
+_own: Callable[[bytes], int] = hash if sys.hash_info.width >= 64 else _digest
+
+
+def _numbers(identities: list[str] | list[bytes]) -> Iterable[int]:
+    """A signed number of 64 bits for each."""
+    if identities and isinstance(identities[0], bytes):
+        return map(_own, identities)
+    return (_own(identity.encode("utf-8", "surrogateescape")) for identity in cast("list[str]", identities))
 
 
 class Conservation:
@@ -73,18 +81,25 @@ class Conservation:
         pieces = self._store.identities()
         if pieces is None:
             return None
-        found = array("Q")
-        for piece in pieces:
-            found.extend(map(_number, piece))
+        found = array("q")
+        # The broker is asked for the next piece while this one is worked on; one at a time, so that no more are held.
+        with ThreadPoolExecutor(1) as aside:
+            done: Future[None] | None = None
+            for piece in pieces:
+                if done is not None:
+                    done.result()
+                done = aside.submit(found.extend, _numbers(piece))
+        if done is not None:
+            done.result()
         return found
 
     def _completed(self) -> array[int]:
         """Fingerprints of the tasks that were recorded as completed since :meth:`before`."""
         if self._completions is None:
-            return array("Q")
+            return array("q")
         with open(self._completions, "rb") as record:
             record.seek(self._recorded)
-            return array("Q", (_number(line.strip().decode("utf-8", "surrogateescape")) for line in record if line.strip()))
+            return array("q", (_own(line.strip()) for line in record if line.strip()))
 
     def verdict(self, report: RedriveReport) -> dict[str, Any]:
         """``{"before", "after", "verdict": "proven" | "unproven", "by": "identity" | "count", "missing", "added", "reason"}``."""
@@ -114,7 +129,7 @@ class Conservation:
         return found
 
     def _by_identity(self, before: Census, after: Census, report: RedriveReport, found: dict[str, Any]) -> str | None:
-        missing, added = _difference(self._ids_before or array("Q"), self._ids_after or array("Q"))
+        missing, added = _difference(self._ids_before or array("q"), self._ids_after or array("q"))
         discarded = report.by_action.get("discard", 0)
         if self._completions is not None:
             missing, _others = _difference(missing, self._completed())
@@ -151,7 +166,7 @@ class Conservation:
 
 def _difference(left: array[int], right: array[int]) -> tuple[array[int], array[int]]:
     """What only ``left`` and what only ``right`` holds, as multisets."""
-    only_left, only_right = array("Q"), array("Q")
+    only_left, only_right = array("q"), array("q")
     if len(left) == len(right) and sum(left) == sum(right):
         return only_left, only_right
     # A part at a time, because numbers take five times the memory while they are sorted.

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The tasks of RQ that a redrive takes: failed, parked, queued, or in workers' hands. Keys are described in ``rq.py``.
 
-A task that was redriven carries ``queueops_redrives`` (how often), ``queueops_run`` and ``queueops_redriven_at`` in its hash.
+A task that was redriven carries ``queueops_redrives`` (how often) and ``queueops_redriven_at`` in its hash.
 Parked tasks are in the sorted set ``queueops:parked:<prefix>:<queue>``, scored by when they were parked, with the status
 deferred; nothing of RQ looks there, and their records do not expire.
 """
@@ -168,7 +168,7 @@ class RqStore(TaskStore):
         finished = sum((worker.completed or 0) + (worker.failed or 0) for worker in look.workers)
         return Census(counts, activity=finished * 65536 + in_hand)
 
-    def identities(self) -> Iterator[list[str]]:
+    def identities(self) -> Iterator[list[bytes]]:
         """Before, places are read against the way that tasks take, and after along it: a task on its way is never missed by both."""
         before, self._read_before = not self._read_before, True
         places: list[tuple[str, str]] = []
@@ -178,30 +178,28 @@ class RqStore(TaskStore):
         for kind, name in reversed(places) if before else places:
             yield from self._in_hand(name) if kind == "hand" else self._members(kind, name, before)
 
-    def _members(self, kind: str, key: str, forwards: bool) -> Iterator[list[str]]:
+    def _members(self, kind: str, key: str, forwards: bool) -> Iterator[list[bytes]]:
         """Backwards, what is taken from the front meanwhile is not skipped."""
         first = 0
         while True:
             start, end = (first, first + PIECE - 1) if forwards else (-first - PIECE, -first - 1)
-            with self._redis.asking("read the tasks' ids") as client:
-                joined = client.register_script(MEMBERS)(keys=[key], args=[kind, start, end])
+            joined: bytes = self._redis.run("read the tasks' ids", MEMBERS, [key], [kind, start, end])
             if not joined:
                 return
-            yield as_text(joined).split("\1")
+            yield joined.split(b"\1")
             first += PIECE
 
-    def _in_hand(self, queue: str) -> Iterator[list[str]]:
-        with self._redis.asking("read the ids of executing tasks") as client:
-            keys = [self._key("queue", queue, "intermediate"), self._key("wip", queue)]
-            joined = client.register_script(IN_HAND)(keys=keys)
+    def _in_hand(self, queue: str) -> Iterator[list[bytes]]:
+        keys = [self._key("queue", queue, "intermediate"), self._key("wip", queue)]
+        joined: bytes = self._redis.run("read the ids of executing tasks", IN_HAND, keys, [])
         if joined:
-            yield as_text(joined).split("\1")
+            yield joined.split(b"\1")
 
     # Walking
 
     def windows(self) -> Iterator[list[Task]]:
         if self._kind == "executing":
-            members = [member for piece in self._members("z", self._place, True) for member in piece]
+            members = [as_text(member) for piece in self._members("z", self._place, True) for member in piece]
             return self._named(members)
         if self._kind == "queued":
             return self._along_list()
@@ -256,10 +254,8 @@ class RqStore(TaskStore):
     def _tasks(self, script: str, arguments: list[str], of: str | None = None) -> tuple[list[Task], list[Held]]:
         """The tasks of one answer, and where they and those that have come back since were seen. ``of``: another place than the source."""
         kind = of or self._kind
-        with self._redis.asking("read the tasks") as client:
-            lead = [self._prefix, kind, self._moved_key]
-            answer = as_text(client.register_script(script)(keys=[self._place_of(kind)], args=lead + arguments))
-        lines = answer.split("\1")
+        lead = [self._prefix, kind, self._moved_key]
+        lines = as_text(self._redis.run("read the tasks", script, [self._place_of(kind)], lead + arguments)).split("\1")
         position = int(lines.pop(0)) if script is LIST_WINDOW else 0
         tasks, seen = [], []
         for line in lines:
@@ -278,7 +274,7 @@ class RqStore(TaskStore):
                 obstacle = GONE[kind]
             elif has_data != "1":
                 obstacle = SKIPPED["e"]
-            elif status != _STATUS[kind] and (kind, status) != ("executing", "queued"):
+            elif status not in _STATUS[kind]:
                 obstacle = STATE[kind]
             version = version_of(worker)
             tasks.append(Task(task_id, name or None, version, parse_time(ended), int(redrives or 0), obstacle, held))
@@ -312,8 +308,7 @@ class RqStore(TaskStore):
         for (kind, action, destination), indexes in groups.items():
             helds = [decisions[index].task.handle for index in indexes]
             arguments = [*self._lead(kind, action, destination), str(helds[0].position), *(held.member for held in helds)]
-            with self._redis.asking("redrive") as client:
-                letters = as_text(client.register_script(APPLY)(keys=[self._place_of(kind), self._moved_key], args=arguments))
+            letters = as_text(self._redis.run("redrive", APPLY, [self._place_of(kind), self._moved_key], arguments))
             for index, held, letter in zip(indexes, helds, letters):
                 outcomes[index] = self._told(kind, letter)
                 if letter in "mg":
@@ -337,8 +332,7 @@ class RqStore(TaskStore):
         if self._kind not in ("failed", "parked") or self._request.breaker is not None:
             return None
         if not most:
-            with self._redis.asking("count the tasks that are left") as client:
-                rest = client.register_script(REST)(keys=[self._place], args=[self._anchor, self._anchor_score, self._last])
+            rest = self._redis.run("count the tasks that are left", REST, [self._place], [self._anchor, self._anchor_score, self._last])
             return Sweep(matched=int(rest))
         if not self._sampled:
             self._sampled = True
@@ -348,10 +342,8 @@ class RqStore(TaskStore):
         arguments = [*self._lead(self._kind, action, destination or ""), self._anchor, self._anchor_score, str(most), self._last]
         while True:
             arguments[10:12] = [self._anchor, self._anchor_score]
-            with self._redis.asking("redrive") as client:
-                script = client.register_script(SWEEP)
-                answer = as_text(script(keys=[self._place, self._moved_key], args=[*arguments, repr(self._opened)]))
-            swept, only_back = self._swept(answer)
+            answer = self._redis.run("redrive", SWEEP, [self._place, self._moved_key], [*arguments, repr(self._opened)])
+            swept, only_back = self._swept(as_text(answer))
             if not only_back:
                 return swept
 
@@ -405,8 +397,7 @@ class RqStore(TaskStore):
         still = []
         for first in range(0, len(self._unsettled), self.batch):
             part = self._unsettled[first : first + self.batch]
-            with self._redis.asking("ask what became of redriven tasks") as client:
-                states = as_text(client.register_script(STATES)(keys=[], args=[self._prefix, *part])).split("\1")
+            states = as_text(self._redis.run("ask what became of redriven tasks", STATES, [], [self._prefix, *part])).split("\1")
             for task, state in zip(part, states):
                 if state in ("failed", "stopped"):
                     self._settled += 1
@@ -419,7 +410,15 @@ class RqStore(TaskStore):
         return self._settled, self._failed_again
 
 
-_STATUS = {"failed": "failed", "parked": "deferred", "queued": "queued", "executing": "started", "abandoned": "queued"}
+#: What a task's own status may be in each place. RQ keeps those that were stopped on request among the failed ones; a worker that begins
+#: a task lists it as executing first.
+_STATUS = {
+    "failed": ("failed", "stopped"),
+    "parked": ("deferred",),
+    "queued": ("queued",),
+    "executing": ("started", "queued"),
+    "abandoned": ("queued",),
+}
 
 
 def _add(counts: dict[str, int], name: str, count: int) -> None:

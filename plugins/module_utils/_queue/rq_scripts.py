@@ -104,87 +104,102 @@ return table.concat(cards, '\\1')
 _ACT = (
     _TASK
     + """
+local call = redis.call
 local prefix, kind, action, destination, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now_iso, failure, parked = ARGV[7], ARGV[8], ARGV[9]
-local clock = redis.call('TIME')
+local clock = call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
 local stamp = string.format('%.6f', now)
 local wanted = ({failed = 'failed', parked = 'deferred', queued = 'queued', executing = 'started', abandoned = 'queued'})[kind]
 local intermediate = prefix .. ':queue:' .. queue .. ':intermediate'
-local lists, limited, arrive, leave, freed, marked = {}, {}, {}, {}, {}, {}
+local in_set = kind == 'failed' or kind == 'parked'
 local requeue = action == 'requeue' or action == 'compensate'
+local places, limited, leave, freed, marked = {}, {}, {}, {}, {}
 -- Fewer calls are what makes it fast: what can be asked of all tasks at once is asked before the first is acted on.
-local already, related, old_errors = {}, false, false
+local jobs, already, related, old_errors = {}, {}, false, false
+local count_marked, count_left = 0, 0
 
-local function prepare(members)
-  local ids, keys = {}, {}
-  for i, member in ipairs(members) do
-    local id = task_of(kind, member)
-    ids[i] = id
-    keys[i] = prefix .. ':job:' .. id .. ':dependents'
-  end
-  if #ids == 0 then return end
-  related = redis.call('EXISTS', unpack(keys)) > 0
-  -- Older RQ keeps errors in the tasks' own records.
-  old_errors = redis.call('HEXISTS', prefix .. ':job:' .. ids[1], 'exc_info') == 1
+-- Whether any task waits for another one: only then are there keys of dependents to keep.
+local function deferred()
+  local keys = call('SMEMBERS', prefix .. ':queues')
+  if #keys == 0 or #keys > 500 then return #keys > 0 end
+  for i, key in ipairs(keys) do keys[i] = prefix .. ':deferred:' .. string.sub(key, #prefix + 8) end
+  return call('EXISTS', unpack(keys)) > 0
 end
 
-local function is_list(key)
-  if lists[key] == nil then
-    local found = redis.call('TYPE', key).ok
-    lists[key] = found == 'list' or found == 'none'
+local function prepare(members)
+  for i = 1, #members do jobs[i] = prefix .. ':job:' .. task_of(kind, members[i]) end
+  if #jobs == 0 then return end
+  if deferred() then
+    local keys = {}
+    for i = 1, #jobs do keys[i] = jobs[i] .. ':dependents' end
+    related = call('EXISTS', unpack(keys)) > 0
   end
-  return lists[key]
+  -- Older RQ keeps errors in the tasks' own records.
+  old_errors = call('HEXISTS', jobs[1], 'exc_info') == 1
+end
+
+-- A queue's key and those who go there; false where the key holds something else.
+local function place_of(target)
+  local place = places[target]
+  if place == nil then
+    local key = prefix .. ':queue:' .. target
+    local found = call('TYPE', key).ok
+    place = (found == 'list' or found == 'none') and {key = key, ids = {}, count = 0}
+    places[target] = place
+  end
+  return place
 end
 
 local function keep(job, f, seconds)
-  for _, key in ipairs((related or f[8]) and {job, job .. ':dependents', job .. ':dependencies'} or {job}) do
-    if seconds then redis.call('EXPIRE', key, seconds) else redis.call('PERSIST', key) end
+  if seconds then call('EXPIRE', job, seconds) else call('PERSIST', job) end
+  if not related and not f[8] then return end
+  for _, key in ipairs({job .. ':dependents', job .. ':dependencies'}) do
+    if seconds then call('EXPIRE', key, seconds) else call('PERSIST', key) end
   end
 end
 
 local function read(job)
-  return redis.call('HMGET', job, 'status', 'origin', 'ttl', 'queueops_redrives', 'description', 'worker_name', 'rate_limit_key',
-                    'dependency_ids')
+  return call('HMGET', job, 'status', 'origin', 'ttl', 'queueops_redrives', 'description', 'worker_name', 'rate_limit_key',
+              'dependency_ids')
 end
 
 local function act(member, id, job, f)
   -- A failed task without the count was never redriven, so that no run has moved it.
-  if already[id] or ((kind ~= 'failed' or f[4]) and redis.call('SISMEMBER', KEYS[2], id) == 1) then return 'a' end
+  if already[id] or ((kind ~= 'failed' or f[4]) and call('SISMEMBER', KEYS[2], id) == 1) then return 'a' end
   -- The description is only ever written together with the payload.
-  if not f[5] and redis.call('HEXISTS', job, 'data') == 0 then return 'e' end
-  local begun = kind == 'executing' and f[1] == 'queued' and redis.call('LPOS', intermediate, id)
-  if f[1] ~= wanted and not begun then return 's' end
-  local origin = f[2] or ''
-  if origin == '' then origin = queue end
+  if not f[5] and call('HEXISTS', job, 'data') == 0 then return 'e' end
+  if f[1] ~= wanted and not (kind == 'failed' and f[1] == 'stopped') then
+    local begun = kind == 'executing' and f[1] == 'queued' and call('LPOS', intermediate, id)
+    if not begun then return 's' end
+  end
+  local origin = f[2]
+  if not origin or origin == '' then origin = queue end
   local target = destination
   if target == '' then target = origin end
-  local key = prefix .. ':queue:' .. target
-  if requeue and not is_list(key) then return 'w' end
-  already[id] = true
-  marked[#marked + 1] = id
-  local most = f[7] and tonumber(redis.call('HGET', job, 'rate_limit_concurrency') or '')
+  local place = requeue and place_of(target)
+  if requeue and not place then return 'w' end
+  if not in_set then already[id] = true end
+  count_marked = count_marked + 1
+  marked[count_marked] = id
+  local most = f[7] and tonumber(call('HGET', job, 'rate_limit_concurrency') or '')
   local slots = most and prefix .. ':rl:' .. f[7]
-  if slots then
-    redis.call('ZREM', slots .. ':allowed', id)
-    limited[slots] = most
-  end
   if requeue then
-    redis.call('HSET', job, 'status', slots and 'rate_limited' or 'queued', 'started_at', '', 'ended_at', '',
-               'queueops_redrives', f[4] and (tonumber(f[4]) or 0) + 1 or 1, 'queueops_redriven_at', stamp)
-    if target ~= f[2] then redis.call('HSET', job, 'origin', target) end
-    if action == 'compensate' then redis.call('HSET', job, 'queueops_action', action) end
-    if old_errors then redis.call('HDEL', job, 'exc_info') end
+    call('HSET', job, 'status', slots and 'rate_limited' or 'queued', 'started_at', '', 'ended_at', '', 'queueops_redriven_at', stamp,
+         'queueops_redrives', f[4] and (tonumber(f[4]) or 0) + 1 or '1')
+    if target ~= f[2] then call('HSET', job, 'origin', target) end
+    if action == 'compensate' then call('HSET', job, 'queueops_action', action) end
+    if old_errors then call('HDEL', job, 'exc_info') end
     local ttl = f[3] and tonumber(f[3])
-    keep(job, f, ttl and ttl > 0 and ttl or nil)
+    if ttl or related or f[8] then keep(job, f, ttl and ttl > 0 and ttl or nil) else call('PERSIST', job) end
     if slots then
-      redis.call('SADD', prefix .. ':rl-keys', f[7])
-      redis.call('HSET', slots, 'concurrency', most)
-      redis.call('ZADD', slots .. ':rate_limited', stamp, id)
-      redis.call('SADD', prefix .. ':queues', key)
+      call('SADD', prefix .. ':rl-keys', f[7])
+      call('HSET', slots, 'concurrency', most)
+      call('ZADD', slots .. ':rate_limited', stamp, id)
+      call('SADD', prefix .. ':queues', place.key)
     else
-      if not arrive[key] then arrive[key] = {} end
-      arrive[key][#arrive[key] + 1] = id
+      place.count = place.count + 1
+      place.ids[place.count] = id
     end
   elseif action == 'discard' then
     freed[#freed + 1] = job
@@ -193,53 +208,60 @@ local function act(member, id, job, f)
     freed[#freed + 1] = prefix .. ':results:' .. id
   elseif action == 'park' then
     if kind == 'parked' then return 'k' end
-    redis.call('HSET', job, 'status', 'deferred', 'queueops_redriven_at', stamp)
+    call('HSET', job, 'status', 'deferred', 'queueops_redriven_at', stamp)
     keep(job, f)
-    redis.call('PERSIST', prefix .. ':results:' .. id)
-    redis.call('ZADD', parked .. origin, stamp, id)
+    call('PERSIST', prefix .. ':results:' .. id)
+    call('ZADD', parked .. origin, stamp, id)
   else
-    redis.call('HSET', job, 'status', 'failed', 'queueops_redrives', f[4] or 0, 'queueops_redriven_at', stamp)
+    call('HSET', job, 'status', 'failed', 'queueops_redrives', f[4] or 0, 'queueops_redriven_at', stamp)
     if kind == 'failed' then return 'k' end
-    local ttl = tonumber(redis.call('HGET', job, 'failure_ttl') or '') or 31536000
-    redis.call('HSET', job, 'ended_at', now_iso)
-    redis.call('XADD', prefix .. ':results:' .. id, 'MAXLEN', '10', '*', 'type', '2', 'worker_name', '', 'exc_string', failure)
-    redis.call('ZADD', prefix .. ':failed:' .. origin, ttl < 0 and ttl or math.floor(now) + ttl, id)
+    local ttl = tonumber(call('HGET', job, 'failure_ttl') or '') or 31536000
+    call('HSET', job, 'ended_at', now_iso)
+    call('XADD', prefix .. ':results:' .. id, 'MAXLEN', '10', '*', 'type', '2', 'worker_name', '', 'exc_string', failure)
+    call('ZADD', prefix .. ':failed:' .. origin, ttl < 0 and ttl or math.floor(now) + ttl, id)
     if ttl > 0 then
       keep(job, f, ttl)
-      redis.call('EXPIRE', prefix .. ':results:' .. id, ttl)
+      call('EXPIRE', prefix .. ':results:' .. id, ttl)
     end
   end
-  leave[#leave + 1] = member
+  if slots then
+    call('ZREM', slots .. ':allowed', id)
+    limited[slots] = most
+  end
+  count_left = count_left + 1
+  leave[count_left] = member
   return 'm'
 end
 
 local function settle(kept, whole)
-  if #marked > 0 then redis.call('SADD', KEYS[2], unpack(marked)) end
-  for key, ids in pairs(arrive) do
-    redis.call('SADD', prefix .. ':queues', key)
-    if kind == 'abandoned' or kind == 'executing' then
-      for i = #ids, 1, -1 do redis.call('LPUSH', key, ids[i]) end
-    else
-      redis.call('RPUSH', key, unpack(ids))
+  if #marked > 0 then call('SADD', KEYS[2], unpack(marked)) end
+  for _, place in pairs(places) do
+    if place and #place.ids > 0 then
+      call('SADD', prefix .. ':queues', place.key)
+      if kind == 'abandoned' or kind == 'executing' then
+        for i = #place.ids, 1, -1 do call('LPUSH', place.key, place.ids[i]) end
+      else
+        call('RPUSH', place.key, unpack(place.ids))
+      end
     end
   end
   if whole and #leave == whole[2] - whole[1] + 1 then
     -- All of them leave from one stretch.
-    redis.call('ZREMRANGEBYRANK', KEYS[1], whole[1], whole[2])
-  elseif #leave > 0 and (kind == 'failed' or kind == 'parked' or kind == 'executing') then redis.call('ZREM', KEYS[1], unpack(leave)) end
-  for i = 1, #freed, 1000 do redis.call('UNLINK', unpack(freed, i, math.min(i + 999, #freed))) end
-  if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('EXPIRE', KEYS[2], kept) end
+    call('ZREMRANGEBYRANK', KEYS[1], whole[1], whole[2])
+  elseif #leave > 0 and (in_set or kind == 'executing') then call('ZREM', KEYS[1], unpack(leave)) end
+  for i = 1, #freed, 1000 do call('UNLINK', unpack(freed, i, math.min(i + 999, #freed))) end
+  if call('EXISTS', KEYS[2]) == 1 then call('EXPIRE', KEYS[2], kept) end
   for slots, concurrency in pairs(limited) do
-    while redis.call('ZCARD', slots .. ':allowed') < concurrency do
-      local popped = redis.call('ZPOPMIN', slots .. ':rate_limited')
+    while call('ZCARD', slots .. ':allowed') < concurrency do
+      local popped = call('ZPOPMIN', slots .. ':rate_limited')
       if #popped == 0 then break end
       local job = prefix .. ':job:' .. popped[1]
-      local f = redis.call('HMGET', job, 'origin', 'status', 'enqueue_at_front')
+      local f = call('HMGET', job, 'origin', 'status', 'enqueue_at_front')
       if f[1] and f[2] == 'rate_limited' then
-        redis.call('ZADD', slots .. ':allowed', stamp, popped[1])
-        if f[3] == '1' then redis.call('LPUSH', prefix .. ':queue:' .. f[1], popped[1])
-        else redis.call('RPUSH', prefix .. ':queue:' .. f[1], popped[1]) end
-        redis.call('HSET', job, 'status', 'queued')
+        call('ZADD', slots .. ':allowed', stamp, popped[1])
+        if f[3] == '1' then call('LPUSH', prefix .. ':queue:' .. f[1], popped[1])
+        else call('RPUSH', prefix .. ':queue:' .. f[1], popped[1]) end
+        call('HSET', job, 'status', 'queued')
       end
     end
   end
@@ -265,7 +287,7 @@ end
 local members = {}
 for i = 12, #ARGV do members[i - 11] = ARGV[i] end
 prepare(members)
-for _, member in ipairs(members) do
+for i, member in ipairs(members) do
   local outcome
   if kind == 'queued' then
     if not there[member] then outcome = 'g' end
@@ -274,10 +296,7 @@ for _, member in ipairs(members) do
   elseif not redis.call('ZSCORE', KEYS[1], member) then
     outcome = 'g'
   end
-  local id = task_of(kind, member)
-  local job = prefix .. ':job:' .. id
-  outcome = outcome or act(member, id, job, read(job))
-  outcomes[#outcomes + 1] = outcome
+  outcomes[i] = outcome or act(member, task_of(kind, member), jobs[i], read(jobs[i]))
 end
 if kind == 'queued' and #leave > 0 then
   for _, member in ipairs(leave) do redis.call('LSET', KEYS[1], there[member], '\\0queueops') end
@@ -306,39 +325,47 @@ SWEEP = (
     + _START
     + """
 local start = start_of(KEYS[1], ARGV[11], ARGV[12])
-local entries = redis.call('ZRANGE', KEYS[1], start, start + tonumber(ARGV[13]) - 1, 'WITHSCORES')
-local outcomes, counts, lines, members = {}, {}, {}, {}
-local left, score
-for i = 1, #entries, 2 do
-  if tonumber(entries[i + 1]) > tonumber(ARGV[14]) then break end
-  members[#members + 1] = entries[i]
-end
+local most = math.min(tonumber(ARGV[13]), call('ZCOUNT', KEYS[1], '-inf', ARGV[14]) - start)
+local members = most > 0 and call('ZRANGE', KEYS[1], start, start + most - 1) or {}
+local outcomes, counts, lines, left = {}, {}, {}, nil
 prepare(members)
-for i, member in ipairs(members) do
-  local job = prefix .. ':job:' .. member
+-- Neighbours are mostly alike: they are counted together, and their name is cut out once.
+local name, call_of, worker, alike, moved = '', '(', '', 0, 0
+local function count()
+  if alike == 0 then return end
+  if not counts[name] then counts[name] = {} end
+  counts[name][worker] = (counts[name][worker] or 0) + alike
+  alike = 0
+end
+for i = 1, #members do
+  local member, job = members[i], jobs[i]
   local f = read(job)
   local outcome = act(member, member, job, f)
-  -- Moved by this run before: by an earlier attempt, or it has come back since this one began.
-  local since = outcome == 'a' and redis.call('HGET', job, 'queueops_redriven_at')
-  if since and tonumber(since) >= tonumber(ARGV[15]) then outcome = 'b' end
-  outcomes[outcome] = (outcomes[outcome] or 0) + 1
-  if outcome ~= 'm' then left, score = member, entries[2 * i] end
+  if outcome == 'm' then moved = moved + 1
+  else
+    -- Moved by this run before: by an earlier attempt, or it has come back since this one began.
+    local since = outcome == 'a' and call('HGET', job, 'queueops_redriven_at')
+    if since and tonumber(since) >= tonumber(ARGV[15]) then outcome = 'b' end
+    outcomes[outcome] = (outcomes[outcome] or 0) + 1
+    left = member
+  end
   if outcome == 'm' or outcome == 'k' then
-    local name, worker = name_of(f[5]), f[6] or ''
-    local of = counts[name]
-    if not of then
-      of = {}
-      counts[name] = of
+    if string.sub(f[5] or '', 1, #call_of) ~= call_of or (f[6] or '') ~= worker then
+      count()
+      name, worker = name_of(f[5]), f[6] or ''
+      call_of = name .. '('
     end
-    of[worker] = (of[worker] or 0) + 1
+    alike = alike + 1
   end
 end
+count()
+if moved > 0 then outcomes['m'] = moved end
 settle(tonumber(ARGV[10]), #members > 0 and {start, start + #members - 1})
 for outcome, count in pairs(outcomes) do lines[#lines + 1] = 'o\\0' .. outcome .. '\\0' .. count end
 for name, workers in pairs(counts) do
   for worker, count in pairs(workers) do lines[#lines + 1] = 'n\\0' .. name .. '\\0' .. worker .. '\\0' .. count end
 end
-if left then lines[#lines + 1] = 'l\\0' .. left .. '\\0' .. score end
+if left then lines[#lines + 1] = 'l\\0' .. left .. '\\0' .. call('ZSCORE', KEYS[1], left) end
 return table.concat(lines, '\\1')
 """
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, Task
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.conservation import _difference, fingerprint
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.conservation import _difference, _numbers
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.redrive import Matcher, Pace, error_class, field_text
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,9 +117,15 @@ def test_without_a_rate_nothing_waits() -> None:
 @given(st.lists(st.integers(0, 40)), st.lists(st.integers(0, 40)))
 def test_differences_are_those_of_multisets(left: list[int], right: list[int]) -> None:
     def numbers(values: list[int]) -> Any:
-        return array("Q", [fingerprint(str(value)) for value in values])
+        return array("q", _numbers([str(value) for value in values]))
 
     only_left, only_right = _difference(numbers(left), numbers(right))
     expected_left = sum(max(0, left.count(value) - right.count(value)) for value in set(left))
     expected_right = sum(max(0, right.count(value) - left.count(value)) for value in set(right))
     assert (len(only_left), len(only_right)) == (expected_left, expected_right)
+
+
+def test_an_identity_is_the_same_as_text_and_as_bytes() -> None:
+    ids = ["a", "grüße 邮件", "not utf-8: \udcff"]
+    assert list(_numbers(ids)) == list(_numbers([task.encode("utf-8", "surrogateescape") for task in ids]))
+    assert list(_numbers([])) == []

@@ -416,3 +416,25 @@ def test_tasks_that_fail_at_once_again_are_not_seen_twice(broker: Broker) -> Non
     assert (report.matched, report.moved) == (30, 30)
     wait_for(lambda: len(failed(broker)) == 30, what="the failures again", limit=60)
     assert {int(broker.client.hget("rq:job:" + task, "queueops_redrives") or 0) for task in failed(broker)} == {1}
+
+
+def test_a_task_that_was_stopped_on_request_is_redriven_as_with_rq(broker: Broker) -> None:
+    """RQ keeps it among the failed tasks, with a status of its own."""
+    job = broker.queue().enqueue("tasks.hold", str(broker.folder / "gate"))
+    broker.start_worker(NAME)
+    for match in (Match(task="tasks.hold"), Match()):
+        wait_for(lambda: broker.client.hget("rq:job:" + job.id, "status") == b"started", what="the task")
+        wait_for(lambda: broker.backend().look().workers[0].task == job.id, what="the worker's record of it")
+        rq.command.send_stop_job_command(broker.client, job.id)
+        wait_for(lambda: failed(broker) == [job.id] and broker.client.hget("rq:job:" + job.id, "status") == b"stopped", what="its stop")
+        assert by_rules(broker, Rule(match), check=True).moved == 1
+        assert by_rules(broker, Rule(match)).moved == 1
+
+
+def test_dependents_of_a_redriven_task_do_not_expire(broker: Broker) -> None:
+    first = broker.queue().enqueue("tasks.fail", 1, failure_ttl=1000)
+    broker.queue("later").enqueue("tasks.note", broker.ledger, 1, depends_on=first)
+    broker.start_worker(NAME, burst=True)
+    assert 0 < broker.client.ttl("rq:job:%s:dependents" % first.id) <= 1000
+    assert redrive(broker).moved == 1
+    assert broker.client.ttl("rq:job:%s:dependents" % first.id) == -1
