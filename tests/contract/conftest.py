@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,12 @@ __all__ = ["_redis", "redis_server"]
 
 
 #: The sample looks at every system, and runs the rest over one system of each broker; each system's own tests redrive it there.
-LONG = ("test_conservation", "test_drain", "test_errors", "test_kill", "test_redrive")
+LONG = ("test_conservation", "test_drain", "test_errors", "test_kill", "test_redrive", "test_restart", "test_troubles")
 SAMPLED = ("Rq", "RabbitmqQuorum", "Nats", "Procrastinate")
+
+
+#: Which server the tests of one system alone use, by the fixture that opens it; Redis 7 if it is none of these.
+OWN = {"here": "nats", "own": "postgresql15", "rabbit": "rabbitmq3", "on_rabbitmq": "rabbitmq3"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,6 +80,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("system", pairs, ids=ids, indirect=True)
 
 
+def server_of(item: pytest.Function) -> str:
+    """The kind of server that a test uses."""
+    given: dict[str, Any] = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+    if "system" in given:
+        return str(given["system"][1])
+    kinds = {kind for system in all_systems() for kind in system.servers}
+    named = [value for value in given.values() if value in kinds]
+    return named[0] if named else next((OWN[name] for name in [*given.values(), *item.fixturenames] if name in OWN), "redis7")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """Leave the tests of one server (QUEUEOPS_PART), and in the sample those of the servers that belong to it."""
+    part, sampled = os.environ.get("QUEUEOPS_PART"), os.environ.get("QUEUEOPS_SAMPLE")
+    wanted = {part} if part else {name.lstrip("@") for name in os.environ.get("QUEUEOPS_SYSTEMS", "").split(",")} if sampled else None
+    if wanted is None:
+        return
+    others = [item for item in items if server_of(item) not in wanted]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
 class Servers:
     """The servers of this session, each started when it is first asked for."""
 
@@ -104,7 +130,8 @@ class Servers:
 
     def stop(self) -> None:
         for server in self._running.values():
-            server.stop()
+            # In order it would take some of them ten seconds to keep what nobody wants any more.
+            server.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

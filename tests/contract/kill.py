@@ -21,7 +21,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError
@@ -33,21 +33,26 @@ from tests.contract.system import System
 #: A child that takes longer is killed, and the test fails (s).
 LIMIT_S = 120
 
+#: The channel on which tasks are taken and published on RabbitMQ: it writes the frames itself.
+_LINK = "ansible_collections.queueops.fleet.plugins.module_utils._queue.amqp_link:Link."
+
 #: Where a run may die: calls that change something outside of the process, or wait for it. Those that are not installed are left out.
 STEPS = (
     "redis.client:Redis.execute_command",
     "redis.client:Pipeline.execute",
-    "amqp.channel:Channel.basic_publish",
+    _LINK + "consume",
+    _LINK + "cancel",
+    _LINK + "receive",
+    _LINK + "commit",
+    "amqp.channel:Channel.queue_declare",
     "amqp.channel:Channel.basic_get",
-    "amqp.channel:Channel.basic_ack",
     "amqp.channel:Channel.basic_reject",
-    "amqp.connection:Connection.drain_events",
-    "nats.js.client:JetStreamContext.publish",
+    "amqp.channel:Channel.basic_publish",
     "nats.aio.client:Client.publish",
     "nats.aio.client:Client.request",
     "nats.aio.client:Client.flush",
     "psycopg:Cursor.execute",
-    "psycopg:Connection.commit",
+    "psycopg:Transaction.__exit__",
     "os:fsync",
 )
 
@@ -68,12 +73,14 @@ class Job:
 
 @dataclass
 class Done:
-    """How the child ended: killed, or with the number of its calls, what it returned and the error's sentence."""
+    """How the child ended: killed, or with the number of its calls, what it returned, and the error's sentence and details."""
 
     killed: bool
     calls: int = 0
     result: Any = None
     error: str | None = None
+    next_step: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def count_steps(system: System, job: Job) -> int:
@@ -84,13 +91,16 @@ def count_steps(system: System, job: Job) -> int:
 
 
 def run_killed(system: System, job: Job, step: int, when: str = "before") -> None:
-    """Run ``job`` and kill it ``before`` or ``after`` the call number ``step`` (from 1)."""
+    """Run ``job`` and kill it ``before`` or ``after`` the call number ``step`` (from 1).
+
+    One that asks again until somebody has answered may come to its end with fewer calls this time.
+    """
     done = run(system, job, step, when)
-    assert done.killed, "it ended by itself after %d calls, before step %d" % (done.calls, step)
+    assert done.killed or (done.error is None and done.calls < step), "it ended by itself after %d calls, at step %d" % (done.calls, step)
 
 
-def run(system: System, job: Job, step: int = 0, when: str = "before") -> Done:
-    """Run ``job`` in a child; step 0: undisturbed. Its result is a report as a dict.
+def run(system: System, job: Job, step: int = 0, when: str = "before", meanwhile: Callable[[], None] | None = None) -> Done:
+    """Run ``job`` in a child; step 0: undisturbed. Its result is a report as a dict. ``meanwhile`` is called here when it has begun.
 
     The child is forked, for a fresh interpreter would take longer than all that it has to do.
     """
@@ -114,10 +124,17 @@ def run(system: System, job: Job, step: int = 0, when: str = "before") -> Done:
     with open(source) as answer:
         late = threading.Timer(LIMIT_S, os.kill, (pid, signal.SIGKILL))
         late.start()
-        text = answer.read()
-        _pid, status = os.waitpid(pid, 0)
-        in_time = late.is_alive()
-        late.cancel()
+        try:
+            if meanwhile is not None:
+                meanwhile()
+            text = answer.read()
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        finally:
+            _pid, status = os.waitpid(pid, 0)
+            in_time = late.is_alive()
+            late.cancel()
     assert in_time, "the child did not end within %d s" % LIMIT_S
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return Done(killed=True)
@@ -154,9 +171,10 @@ class Counter:
             async def later(*arguments: Any, **options: Any) -> Any:
                 call = self.begin()
                 self._depth -= 1  # Other calls run while this one waits.
-                answer = await original(*arguments, **options)
-                self._at("after", call)
-                return answer
+                try:
+                    return await original(*arguments, **options)
+                finally:
+                    self._at("after", call)
 
             return later
 
@@ -164,11 +182,11 @@ class Counter:
         def counted(*arguments: Any, **options: Any) -> Any:
             call = self.begin()
             try:
-                answer = original(*arguments, **options)
+                return original(*arguments, **options)
             finally:
+                # Also after one that the broker answers by an error, as for a script that it does not have yet.
                 self._depth -= 1
-            self._at("after", call)
-            return answer
+                self._at("after", call)
 
         return counted
 
@@ -187,7 +205,7 @@ class Counter:
 
 def _do(system: System, job: Job, counter: Counter) -> dict[str, Any]:
     backend = system.open(**(job.settings or {}))
-    counter.install(system.steps or STEPS)
+    counter.install(STEPS)
     if job.batch:
         small_batches(backend, job.batch)
     queue = job.request.queue
@@ -202,8 +220,8 @@ def _do(system: System, job: Job, counter: Counter) -> dict[str, Any]:
         else:
             result = drain.watch(backend, [queue], False, 2.0).as_dict()
     except FleetError as problem:
-        return {"calls": counter.calls, "result": None, "error": problem.sentence()}
-    return {"calls": counter.calls, "result": result, "error": None}
+        return {"calls": counter.calls, "error": problem.sentence(), "next_step": problem.next_step, "details": problem.details}
+    return {"calls": counter.calls, "result": result}
 
 
 def small_batches(backend: Any, batch: int) -> None:

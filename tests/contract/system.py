@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,12 @@ class Server(ABC):
     kind: str
     #: What a client connects to.
     url: str
+    #: States in which it takes no orders (starting, read_only, replica, out_of_memory), and what an operator is told of each.
+    troubles: Mapping[str, str] = {}
+
+    def in_trouble(self, name: str) -> AbstractContextManager[None]:
+        """Bring it into one of :attr:`troubles`, and out of it again; its data stays."""
+        raise NotImplementedError
 
     @abstractmethod
     def start(self) -> None:
@@ -28,6 +37,18 @@ class Server(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Stop it in order; its data stays, for :meth:`start`."""
+
+    def persist(self) -> None:
+        """See that what it holds, and what it acknowledges from now on, outlives :meth:`kill`. Default: it always does."""
+        return
+
+    def kill(self) -> None:
+        """SIGKILL it with all that belongs to it, for :meth:`start`."""
+        raise NotImplementedError
+
+    def settle(self, count: int) -> None:
+        """Wait until it has read what it had written, which is at least ``count`` tasks. Default: it has when it answers."""
+        return
 
     @abstractmethod
     def clear(self) -> None:
@@ -64,14 +85,14 @@ class System(ABC):
     tells_missing = True
     #: Queue names as an application may choose them; narrow it where the system itself refuses some.
     odd_names: tuple[str, ...] = ("grüße 邮件", "two words", "a*b", "a/b")
-    #: The client's methods after which a redrive may die, as ``module:Class.method``; empty: those in ``kill.py``.
-    steps: tuple[str, ...] = ()
+    #: Options of the backend with which it finds what :meth:`put` makes abandoned.
+    abandoned_settings: Mapping[str, Any] = {}
     #: Abilities of the backend that it lacks with queues such as these.
     lacks: frozenset[str] = frozenset()
     #: What the recorded error of a task of kind ``fail`` matches.
     error = "no good"
-    #: How many tasks the tests under load use.
-    many = 300
+    #: How many tasks the tests under load use: fewer in the sample.
+    many = 1000 if os.environ.get("QUEUEOPS_EVERY_STEP") else 300
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server = server
@@ -103,6 +124,32 @@ class System(ABC):
     @abstractmethod
     def fail(self, queue: str, count: int, kind: str = "note") -> list[str]:
         """Tasks that have failed for good, put there as the system's worker would (its own code where possible); the ids, oldest first."""
+
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        """As :meth:`fail`, and quick for 100,000: one fails by the system's own code, and what it left is copied under other ids."""
+        return self.fail(queue, count)
+
+    @abstractmethod
+    def record(self, queue: str, task: str) -> Any:
+        """All that the broker holds of a failed task, its id written as ``ID`` and without its times: to compare a copy with a real one."""
+
+    def put(self, source: str, queue: str, count: int) -> list[str]:
+        """Tasks in one of the backend's sources from which tasks move; none: that source is another name of ``failed``."""
+        if source == "dead_lettered":
+            return []
+        raise NotImplementedError("it has the source %s, and the tests cannot fill it" % source)
+
+    @abstractmethod
+    def plant(self, queue: str, data: bytes) -> bytes:
+        """A failed task with this payload, or with it in a text where payloads are JSON; the bytes as the broker holds them."""
+
+    @abstractmethod
+    def holding(self, queue: str, data: bytes) -> int:
+        """In how many tasks of the queue, wherever they are, the broker holds these bytes."""
+
+    def arrived(self, queue: str) -> int:
+        """How many tasks are queued at this moment, told by the broker in one quick call."""
+        return self.native(queue)["queued"]
 
     @abstractmethod
     def start_worker(self, queue: str, version: str = "1.0.0") -> Worker:

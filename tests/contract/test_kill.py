@@ -6,12 +6,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter
-from typing import Any
 
-import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive as engine
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, Rule
 
@@ -20,15 +16,18 @@ from tests.contract.kill import Job, count_steps, run, run_killed, small_batches
 from tests.contract.system import System
 from tests.unit.conftest import wait_for
 
-#: At most this many of the steps are killed at; a redrive of a few tasks has fewer. The sample kills at a few that are spread over all.
-KILLS = 40 if os.environ.get("QUEUEOPS_EVERY_STEP") else 6
+#: The whole run dies before and after every step. Both, for between the end of one and the beginning of the next the ledger is written.
+EVERY = bool(os.environ.get("QUEUEOPS_EVERY_STEP"))
+#: The sample dies before a few that are spread over all, and after the last one.
+KILLS = 6
 
 
-def steps_of(calls: int) -> list[int]:
-    """Every step, or as many spread over all of them."""
-    if calls <= KILLS:
-        return list(range(1, calls + 1))
-    return sorted({1 + index * (calls - 1) // (KILLS - 1) for index in range(KILLS)})
+def deaths(calls: int) -> list[tuple[int, str]]:
+    """At which steps to die, and when."""
+    if EVERY:
+        return [(step, when) for step in range(1, calls + 1) for when in ("before", "after")]
+    spread = sorted({1 + index * (calls - 1) // (KILLS - 1) for index in range(KILLS)})
+    return [*((step, "before") for step in spread), (calls, "after")]
 
 
 def run_again(system: System, job: Job) -> RedriveReport:
@@ -38,44 +37,56 @@ def run_again(system: System, job: Job) -> RedriveReport:
     return engine.redrive(backend, job.request)
 
 
-def killed_and_run_again(system: System, kind: str) -> None:
-    """Kill before each step, and after the last one; then run again under the same name."""
+def killed_and_run_again(system: System, source: str = "", by_rules: bool = False) -> None:
+    """Kill a redrive from ``source`` (where failed tasks are) at each step; then run it again under the same name."""
 
     def fresh() -> tuple[Job, list[str]]:
         system.server.clear()
         for left in (system.folder / "state").glob("**/*.jsonl"):
             left.unlink()
         system.declare(QUEUE)
-        ids = system.fail(QUEUE, 7)
-        rules: tuple[Rule, ...] = (Rule(),)
-        if kind == "rules":
-            rules = (Rule(Match(ids=(ids[1], ids[5])), "park"), Rule())
+        ids = system.put(source, QUEUE, 7) if source not in ("", "parked") else system.fail(QUEUE, 7)
+        if source == "parked":
+            assert redriven(system, Rule(action="park")).moved == 7
+        rules = (Rule(Match(ids=(ids[1], ids[5])), "park"), Rule()) if by_rules else (Rule(),)
+        from_there = {"source": source} if source else {}
         run_name = "r1" if can(system, "redrive_run") else None
-        return Job(request(system, *rules, run=run_name), batch=3), ids
+        settings = dict(system.abandoned_settings) if source == "abandoned" else None
+        return Job(request(system, *rules, run=run_name, **from_there), batch=3, settings=settings), ids
 
     job, ids = fresh()
     before = places(system)
     assert before == Counter(ids)
     calls = count_steps(system, job)
     assert calls > 2 and places(system) == before
-    for step, when in [*((step, "before") for step in steps_of(calls)), (calls, "after")]:
+    for step, when in deaths(calls):
         job, ids = fresh()
         run_killed(system, job, step, when)
         told = "killed %s step %d of %d" % (when, step, calls)
         run_again(system, job)
+        # Each is in one place, and that is where it was to go.
         assert places(system) == Counter(ids), told
-        assert failed_count(state(system)) == 0, told
-        assert state(system).queued == (5 if kind == "rules" else 7), told
+        assert state(system).queued == (5 if by_rules else 7), told
+        assert failed_count(state(system)) in (0, None), told
 
 
 def test_killed_at_every_step_of_a_redrive_of_all(system: System) -> None:
-    killed_and_run_again(system, "all")
+    killed_and_run_again(system)
 
 
 def test_killed_at_every_step_of_a_redrive_by_rules(system: System) -> None:
     able = system.open().capabilities
     if "ids" in able.match and "park" in able.actions:
-        killed_and_run_again(system, "rules")
+        killed_and_run_again(system, by_rules=True)
+
+
+def test_killed_at_every_step_of_a_redrive_from_every_source_that_is_not_the_failed_tasks(system: System) -> None:
+    sources = system.open().capabilities.sources
+    for source in ("dead_lettered", "parked", "abandoned"):
+        system.server.clear()
+        system.declare(QUEUE)
+        if source in sources and (source == "parked" or system.put(source, QUEUE, 1)):
+            killed_and_run_again(system, source)
 
 
 def test_what_a_killed_redrive_moved_is_worked_on_once(system: System) -> None:
@@ -113,22 +124,3 @@ def test_killed_while_pausing(system: System) -> None:
         assert found.paused_by is None or found.paused_by["owner"] == "tests"
         assert run(system, resuming).error is None
         wait_for(lambda: state(system).paused is False, what="the end of the pause")
-
-
-def test_a_broker_that_restarts_in_the_middle(system: System) -> None:
-    system.declare(QUEUE)
-    ids = system.fail(QUEUE, system.many)
-    timer = threading.Timer(1.2, system.server.stop)
-    named: dict[str, Any] = {"run": "r1"} if can(system, "redrive_run") else {}
-    timer.start()
-    try:
-        with pytest.raises(FleetError) as caught:
-            redriven(system, rate=system.many / 4, **named)
-    finally:
-        timer.join()
-        system.server.start()
-    assert caught.value.next_step
-    assert 0 < caught.value.details["moved"] < system.many
-    redriven(system, **named)
-    assert places(system) == Counter(ids)
-    assert (state(system).queued, failed_count(state(system))) == (system.many, 0)

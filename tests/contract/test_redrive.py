@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -14,7 +15,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._queue import redri
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Breaker, Match, RedriveReport, Rule
 
 from tests.contract.common import QUEUE, can, executing, failed_count, finished, places, redriven, request, state
-from tests.contract.kill import small_batches
+from tests.contract.kill import Job, run, small_batches
 from tests.contract.system import System
 from tests.unit.conftest import wait_for
 
@@ -234,11 +235,28 @@ def test_the_same_run_leaves_alone_what_it_moved(system: System) -> None:
 
 
 def test_a_rate_is_kept(system: System) -> None:
+    """By the test's own clock, and by what the broker says has arrived."""
+    count, rate = 1000, 200.0
     system.declare(QUEUE)
-    system.fail(QUEUE, 400)
-    report = redriven(system, rate=200.0)
-    assert report.moved == 400
-    assert 180 <= report.moved / report.seconds <= 220, report.seconds
+    system.fail_many(QUEUE, count)
+    looks: list[tuple[float, int, float]] = []
+
+    def watch() -> None:
+        end = time.monotonic() + 60
+        while not looks or looks[-1][1] < count:
+            assert time.monotonic() < end, "only %s arrived" % (looks[-1:],)
+            looks.append((time.monotonic(), system.arrived(QUEUE), time.monotonic()))
+            time.sleep(0.005)
+
+    assert run(system, Job(request(system, rate=rate)), meanwhile=watch).error is None
+    first = next(index for index, (_before, arrived, _after) in enumerate(looks) if arrived)
+    _before, at_first, began = looks[first]
+    mean = (count - at_first) / (looks[-1][2] - began)
+    assert 0.9 * rate <= mean <= 1.1 * rate, mean
+    # Nor has more come at any moment than the rate lets since it was ordered, but for one portion.
+    ordered = looks[0][0]
+    ahead = [(arrived, after - ordered) for _before, arrived, after in looks if arrived > 1.1 * rate * (after - ordered) + rate / 10]
+    assert not ahead, ahead[:3]
 
 
 def test_the_breaker_stops_after_its_limit_not_later(system: System) -> None:

@@ -10,9 +10,10 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nats
@@ -40,13 +41,16 @@ class NatsServer(Server):
     :param more: lines added to its configuration, instead of the user and password if they hold ``authorization`` or ``accounts``.
     """
 
+    troubles = MappingProxyType({"starting": "[Jj]et[Ss]tream", "out_of_memory": "space|storage|resources"})
+
     def __init__(self, kind: str, folder: Path, more: str = "", url: str = "") -> None:
         self.kind = kind
         self.port = free_port()
         self.url = url.replace("PORT", str(self.port)) or "nats://%s:%s@127.0.0.1:%d" % (USER, PASSWORD, self.port)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        lines = ["listen: 127.0.0.1:%d" % self.port, 'jetstream { store_dir: "%s" }' % (folder / "js"), more]
+        self._jetstream = 'jetstream { store_dir: "%s" }' % (folder / "js")
+        lines = ["listen: 127.0.0.1:%d" % self.port, self._jetstream, more]
         if "authorization" not in more and "accounts" not in more:
             lines.append('authorization { user: "%s", password: "%s" }' % (USER, PASSWORD))
         (folder / "nats.conf").write_text("\n".join(lines) + "\n")
@@ -57,6 +61,26 @@ class NatsServer(Server):
         with open(self._folder / "nats.log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(self._answers if asks else self._listens, what="an answer of NATS")
+
+    @contextmanager
+    def in_trouble(self, name: str) -> Iterator[None]:
+        """Without JetStream, as it is until that has started; or with a store that is full."""
+        changed = "" if name == "starting" else self._jetstream.replace("}", ", max_file: %d }" % (self._stored() - 1))
+        configuration = self._folder / "nats.conf"
+        plain = configuration.read_text()
+        self.stop()
+        configuration.write_text(plain.replace(self._jetstream, changed))
+        self.start(asks=name != "starting")
+        try:
+            yield
+        finally:
+            self.stop()
+            configuration.write_text(plain)
+            self.start()
+
+    def _stored(self) -> int:
+        """Bytes that its streams take."""
+        return int(self.ask(lambda client: client.jetstream().account_info()).storage)
 
     def _answers(self) -> bool:
         assert self._process is not None
@@ -87,6 +111,12 @@ class NatsServer(Server):
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
             self._process.wait(30)
             self._process = None
 

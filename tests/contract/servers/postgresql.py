@@ -9,10 +9,13 @@ import atexit
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 
@@ -36,6 +39,8 @@ def _programs(kind: str) -> Path:
 
 class PostgresqlServer(Server):
     """One cluster with the database ``test``, which asks for a password."""
+
+    troubles = MappingProxyType({"starting": "still starting", "read_only": "read-only database", "replica": "read-only replica"})
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
@@ -85,15 +90,49 @@ class PostgresqlServer(Server):
                 (number,) = re.findall(r"^postgres:[^:]*:(\d+):", passwords.read_text(), re.M)
                 os.chown(self._folder, int(number), -1)
             self._make()
-        options = ["-p", str(self.port), "-h", "127.0.0.1", "-k", self._seen(self._folder), "-c", "fsync=off", "-c", "max_connections=50"]
-        with open(self._folder / "log", "ab") as log:
-            command = self._command("postgres", "-D", self._seen(self._data), *options)
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._launch()
         wait_for(lambda: self._answers("postgres"), limit=40, what="an answer of %s" % self.kind)
         if fresh:
             self.run("CREATE DATABASE test", "postgres")
         with psycopg.connect(self.url) as connection:
             assert connection.info.server_version // 10000 == int(self.kind[len("postgresql") :])
+
+    def _launch(self, *more: str) -> None:
+        options = ["-p", str(self.port), "-h", "127.0.0.1", "-k", self._seen(self._folder), "-c", "fsync=off", "-c", "max_connections=50"]
+        with open(self._folder / "log", "ab") as log:
+            command = self._command("postgres", "-D", self._seen(self._data), *options, *more)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    @contextmanager
+    def in_trouble(self, name: str) -> Iterator[None]:
+        if name == "read_only":
+            self.run("ALTER DATABASE test SET default_transaction_read_only = on", "postgres")
+            try:
+                yield
+            finally:
+                self.run("ALTER DATABASE test RESET default_transaction_read_only", "postgres")
+            return
+        # A replica that has no primary; without hot standby it says that it is not ready yet.
+        self.stop()
+        (self._data / "standby.signal").touch()
+        if name == "replica":
+            self.start()
+        else:
+            self._launch("-c", "hot_standby=off")
+            wait_for(self._is_starting, limit=40, what="the beginning of its start")
+        try:
+            yield
+        finally:
+            self.stop()
+            (self._data / "standby.signal").unlink()
+            self.start()
+
+    def _is_starting(self) -> bool:
+        try:
+            self.run("SELECT 1", "postgres")
+        except psycopg.OperationalError as problem:
+            return "hot standby mode is disabled" in str(problem).lower()
+        return False
 
     def run(self, statement: str, database: str = "test") -> None:
         with psycopg.connect(self.url.replace("/test", "/" + database), autocommit=True) as connection:
@@ -112,6 +151,17 @@ class PostgresqlServer(Server):
             return
         # SIGINT: those who are connected are sent away, and everything is written down.
         self._process.send_signal(2)
+        self._process.wait(30)
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL it and the processes it forked. It does not sync (fsync=off), which only an end of the whole host would show."""
+        if self._process is None:
+            return
+        listed = Path("/proc/%d/task/%d/children" % (self._process.pid, self._process.pid))
+        for pid in [self._process.pid, *map(int, listed.read_text().split())]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait(30)
         self._process = None
 

@@ -15,8 +15,10 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -42,6 +44,8 @@ class RabbitServer(Server):
     :ivar management: the url of its management API, of user guest.
     :ivar tls: a folder with ca.pem, server.pem and server.key; then it also listens with TLS at ``tls_port``. Set before start.
     """
+
+    troubles = MappingProxyType({"starting": "[Cc]onnection refused", "out_of_memory": "memory"})
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
@@ -163,6 +167,36 @@ class RabbitServer(Server):
         """The names of the queues in the default vhost, exact at this moment."""
         return [entry["name"] for entry in self.ask("GET", "/api/queues/%2F?disable_stats=true&columns=name")]
 
+    def depth(self, queue: str) -> int:
+        """How many messages are ready in a queue at this moment."""
+        with self.connection() as connection:
+            return int(connection.channel().queue_declare(queue, passive=True).message_count)
+
+    def settle(self, count: int) -> None:
+        """A queue counts what it has read of its log so far."""
+        wait_for(lambda: sum(map(self.depth, self.queues())) >= count, limit=60, what="the broker to have read its log")
+
+    @contextmanager
+    def in_trouble(self, name: str) -> Iterator[None]:
+        if name == "starting":
+            self.ctl("stop_app")
+            try:
+                yield
+            finally:
+                self.ctl("start_app")
+                wait_for(self._answers, limit=90, what="an answer of %s" % self.kind)
+            return
+        self.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            wait_for(self._alarmed, what="the alarm")
+            yield
+        finally:
+            self.ctl("set_vm_memory_high_watermark", "absolute", "2GB")
+            wait_for(lambda: not self._alarmed(), what="the end of the alarm")
+
+    def _alarmed(self) -> bool:
+        return bool(self.ask("GET", "/api/nodes")[0].get("mem_alarm"))
+
     def _group(self, number: int) -> None:
         assert self._process is not None
         with suppress(ProcessLookupError):
@@ -176,6 +210,11 @@ class RabbitServer(Server):
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(30)
         self.kill()
+
+    def persist(self) -> None:
+        """By a restart: what was published without confirms, as dead letters are, and queues made just now are not synced yet."""
+        self.stop()
+        self.start()
 
     def kill(self) -> None:
         """SIGKILL the node and its port mapper."""

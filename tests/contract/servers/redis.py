@@ -10,12 +10,15 @@ import re
 import shutil
 import socket
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import redis
 
+from tests.contract.servers.trixie import trixie_command, trixie_root
 from tests.contract.system import Server
 from tests.unit.conftest import wait_for
 
@@ -43,16 +46,23 @@ def server_command(kind: str) -> list[str]:
     """The command line of the server program, without its options."""
     if kind == "redis7":
         return _redis7()
-    from tests.contract.servers.trixie import trixie_command
-
     return trixie_command([{"redis8": "redis-server", "valkey8": "valkey-server"}[kind]])
 
 
 class RedisServer(Server):
-    """One server on a loopback port. Nothing is saved but when it is stopped in order.
+    """One server on a loopback port. Nothing is saved but when it is stopped in order, or after :meth:`persist` all of it, always.
 
     :ivar client: connected to database 0.
     """
+
+    troubles = MappingProxyType(
+        {
+            "starting": "still loading its data",
+            "read_only": "too few replicas",
+            "replica": "read-only replica",
+            "out_of_memory": "refuses writes",
+        }
+    )
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
@@ -61,13 +71,57 @@ class RedisServer(Server):
         self.client: Any = redis.Redis(port=self.port)
         # Inside a root folder of its own the server does not see ours.
         self._folder = str(folder) if kind == "redis7" else "/tmp"
+        self._append_only = (folder if kind == "redis7" else trixie_root() / "tmp") / ("queueops-%d" % self.port)
         self._process: subprocess.Popen[bytes] | None = None
+        self._appends = False
+
+    @contextmanager
+    def in_trouble(self, name: str) -> Iterator[None]:
+        if name == "starting":
+            yield from self._loading()
+            return
+        begin, end = {
+            "read_only": (("CONFIG", "SET", "min-replicas-to-write", 1), ("CONFIG", "SET", "min-replicas-to-write", 0)),
+            "replica": (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
+            "out_of_memory": (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
+        }[name]
+        self.client.execute_command(*begin)
+        try:
+            yield
+        finally:
+            self.client.execute_command(*end)
+
+    def _loading(self) -> Iterator[None]:
+        """It loads a key in a tenth of a second, and answers meanwhile that it does."""
+        ballast = ["ballast-%d" % number for number in range(25)]
+        self.client.mset({name: os.urandom(2000) for name in ballast})
+        self.stop()
+        self._launch("--key-load-delay", "100000", "--loading-process-events-interval-bytes", "1024")
+        wait_for(self._loads, what="the loading")
+        try:
+            yield
+        finally:
+            wait_for(self._answers, what="the end of the loading")
+            self.client.config_set("key-load-delay", 0)
+            self.client.delete(*ballast)
+
+    def _loads(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2) as probe:
+            # Not by the client, which asks again until it has loaded.
+            probe.sendall(b"PING\r\n")
+            return probe.recv(100).startswith(b"-LOADING")
+        return False
+
+    def _launch(self, *more: str) -> None:
+        name = "queueops-%d" % self.port
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self._folder, "--appenddirname", name]
+        options += ["--dbfilename", name + ".rdb", "--enable-debug-command", "local"]
+        options += ["--appendonly", "yes" if self._appends else "no", "--appendfsync", "always"]
+        command = [*server_command(self.kind), *options, *more]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def start(self) -> None:
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self._folder]
-        options += ["--dbfilename", "queueops-%d.rdb" % self.port, "--enable-debug-command", "local"]
-        command = [*server_command(self.kind), *options]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._launch()
         wait_for(self._answers, what="an answer of %s" % self.kind)
         version = self.client.info("server")
         assert str(version.get("valkey_version", version["redis_version"])).startswith(self.kind[-1] + "."), version
@@ -88,7 +142,27 @@ class RedisServer(Server):
         self._process.wait(30)
         self._process = None
 
+    def persist(self) -> None:
+        """An append-only file, synced before each answer."""
+        self.client.config_set("appendonly", "yes")
+        self._appends = True
+        wait_for(self._appended, limit=60, what="the append-only file")
+
+    def _appended(self) -> bool:
+        told = self.client.info("persistence")
+        return bool(told["aof_enabled"] and not told["aof_rewrite_in_progress"] and not told["aof_rewrite_scheduled"])
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(30)
+            self._process = None
+
     def clear(self) -> None:
+        if self._appends:
+            self.client.config_set("appendonly", "no")
+            self._appends = False
+            shutil.rmtree(self._append_only)
         self.client.flushall()
         self.client.script_flush()
 

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import redis
 
 from tests.contract.system import Server, System, Worker
+from tests.contract.systems.redis_copies import copy_task, redis_holding, redis_record
 from tests.unit.conftest import wait_for
 
 APPLICATION = Path(__file__).parents[1] / "apps" / "bullmq"
@@ -145,6 +146,39 @@ class Bullmq(System):
         failed = [task.decode() for task in self.client.zrange(self.key(queue, "failed"), 0, -1)]
         wanted = set(ids)
         return [task for task in failed if task in wanted]
+
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        ids = [*self.fail(queue, 1), *(uuid.uuid4().hex for _copy in range(count - 1))]
+        copy_task(self.client, ids[:1], [[task] for task in ids[1:]], self._logs(queue))
+        return ids
+
+    def _logs(self, queue: str) -> list[str]:
+        """Of its events BullMQ keeps the last ones alone."""
+        return [self.key(queue, "events")]
+
+    def record(self, queue: str, task: str) -> Any:
+        return redis_record(self.client, [task], self._logs(queue))
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        held = base64.b64encode(data)
+        self.tool("publish", queue, kind="note", jobs=[{"data": {"args": [held.decode()]}, "opts": {}}])
+        self.tool("fail", queue, count=1)
+        return held
+
+    def holding(self, queue: str, data: bytes) -> int:
+        return redis_holding(self.client, data)
+
+    def put(self, source: str, queue: str, count: int) -> list[str]:
+        if source != "abandoned":
+            return super().put(source, queue, count)
+        ids = self.publish(queue, count)
+        assert self.tool("take", queue, count=count) == ids
+        # As when nobody has renewed the lock for long.
+        self.client.delete(*(self.key(queue, task + ":lock") for task in ids))
+        return ids
+
+    def arrived(self, queue: str) -> int:
+        return int(self.client.llen(self.key(queue, "wait")))
 
     def start_worker(self, queue: str, version: str = "1.0.0") -> BullmqWorker:
         name = "mailer@%s:worker1:%d" % (version, len(self._workers) + 1)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -23,6 +24,8 @@ from kombu.entity import Exchange, Queue
 
 from tests.contract.servers.rabbitmq import RabbitServer
 from tests.contract.system import Server, System, Worker
+from tests.contract.systems.rabbitmq_copies import failed_copies, failed_payload, holding, ready, record_of
+from tests.contract.systems.redis_copies import copy_task, redis_record
 from tests.unit.conftest import wait_for
 from tests.unit.queue.conftest import processes
 
@@ -157,6 +160,46 @@ class CeleryRedis(_Celery):
         self.published += ids
         return ids
 
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        ids = [*self.fail(queue, 1), *(str(uuid.uuid4()) for _copy in range(count - 1))]
+        copy_task(self.client, ids[:1], [[task] for task in ids[1:]])
+        self.published += ids[1:]
+        return ids
+
+    def record(self, queue: str, task: str) -> Any:
+        return redis_record(self.client, [task])
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        (task,) = self.fail(queue, 1)
+        held = base64.b64encode(data)
+        key = "celery-task-meta-" + task
+        self.client.set(key, json.dumps(dict(json.loads(self.client.get(key)), args=[held.decode()])), keepttl=True)
+        return held
+
+    def holding(self, queue: str, data: bytes) -> int:
+        # A result that was redriven is kept, marked, beside the message that was made of it; the message's body is encoded once more.
+        found = [json.loads(raw) for name in (queue, "queueops:parked:" + queue) for raw in self.client.lrange(name, 0, -1)]
+        results = [json.loads(self.client.get(key)) for key in self.client.scan_iter(match="celery-task-meta-*")]
+        texts = [base64.b64decode(message["body"]) for message in found]
+        texts += [str(meta["args"]).encode() for meta in results if "queueops_moved" not in meta]
+        return sum(data in text for text in texts)
+
+    def put(self, source: str, queue: str, count: int) -> list[str]:
+        if source != "abandoned":
+            return super().put(source, queue, count)
+        ids = self.publish(queue, count)
+        with self.app.connection_for_read() as connection:
+            channel = connection.channel()
+            for _task in ids:
+                channel.basic_get(queue)
+            # A worker that is killed does not put back what it has.
+            channel.do_restore = False
+            channel.close()
+        return ids
+
+    def arrived(self, queue: str) -> int:
+        return int(self.client.llen(queue))
+
     def native(self, queue: str) -> dict[str, int]:
         with self.app.connection_for_read() as connection:
             # Not passively: kombu then takes an empty queue for a missing one.
@@ -175,8 +218,8 @@ class CeleryRedis(_Celery):
         for raw in self.client.hvals("unacked"):
             message, _exchange, key = json.loads(raw)
             found += [message["headers"]["id"]] if key == queue else []
-        for key in self.client.scan_iter(match="celery-task-meta-*", count=1000):
-            meta = json.loads(self.client.get(key))
+        keys = list(self.client.scan_iter(match="celery-task-meta-*", count=1000))
+        for meta in map(json.loads, self.client.mget(keys) if keys else []):
             if meta["status"] == "FAILURE" and meta["queue"] == queue and "queueops_moved" not in meta:
                 found.append(meta["task_id"])
         return found
@@ -234,6 +277,27 @@ class CeleryRabbitmq(_Celery):
             wait_for(lambda: self._ready(channel, queue + ".dead") >= count, what="the dead letters")
         return ids
 
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        (model,) = self.publish(queue, 1)
+        ids = [model, *(str(uuid.uuid4()) for _copy in range(count - 1))]
+        failed_copies(self.server, queue, queue + ".dead", ids)
+        self.published += ids[1:]
+        return ids
+
+    def record(self, queue: str, task: str) -> Any:
+        return record_of(self.server, queue + ".dead", task)
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        self.publish(queue, 1)
+        failed_payload(self.server, queue, queue + ".dead", data)
+        return data
+
+    def holding(self, queue: str, data: bytes) -> int:
+        return holding(self.server, data)
+
+    def arrived(self, queue: str) -> int:
+        return self.server.depth(queue)
+
     @staticmethod
     def _ready(channel: Any, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).message_count)
@@ -248,18 +312,9 @@ class CeleryRabbitmq(_Celery):
         return {"queued": queued, "executing": self.active(queue), "failed": dead}
 
     def identities(self, queue: str) -> list[str]:
-        names = self.server.queues()
-        found = []
-        with self.app.connection_for_read() as connection:
-            channel = connection.channel()
-            for name in (queue, queue + ".dead", queue + ".parked"):
-                while name in names:
-                    message = channel.basic_get(name)
-                    if message is None:
-                        break
-                    found.append(message.headers["id"])
-            channel.close()  # Puts back what was taken.
-        return found
+        there = self.server.queues()
+        names = [name for name in (queue, queue + ".dead", queue + ".parked") if name in there]
+        return [message.headers["id"] for name in names for message in ready(self.server, name)]
 
     def dump(self) -> Any:
         names = self.server.queues()

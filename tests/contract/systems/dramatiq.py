@@ -22,6 +22,8 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.message import Message
 
 from tests.contract.system import Server, System, Worker
+from tests.contract.systems.rabbitmq_copies import failed_copies, failed_payload, holding, ready, record_of
+from tests.contract.systems.redis_copies import copy_task, redis_holding, redis_record
 from tests.unit.conftest import wait_for
 
 APPLICATION = Path(__file__).parents[1] / "apps" / "dramatiq"
@@ -131,6 +133,45 @@ class DramatiqRedis(_Dramatiq):
         found = [json.loads(text)["message_id"] for text in self.client.hmget(dead + ".msgs", keys)] if keys else []
         return [task for task in found if task in set(ids)]
 
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        ids = [*self.fail(queue, 1), *(str(uuid.uuid4()) for _copy in range(count - 1))]
+        # Beside its own id a message has one by which Redis knows it.
+        (key,) = self.client.zrange("dramatiq:%s.XQ" % queue, 0, -1)
+        copy_task(self.client, [ids[0], key.decode()], [[task, str(uuid.uuid4())] for task in ids[1:]])
+        return ids
+
+    def record(self, queue: str, task: str) -> Any:
+        for key, text in self.client.hgetall("dramatiq:%s.XQ.msgs" % queue).items():
+            if json.loads(text)["message_id"] == task:
+                return redis_record(self.client, [task, key.decode()])
+        raise AssertionError("there is no failed task %s" % task)
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        self.fail(queue, 1)
+        dead = "dramatiq:%s.XQ" % queue
+        (key,) = self.client.zrange(dead, 0, -1)
+        self.client.hset(dead + ".msgs", key, data)
+        return data
+
+    def holding(self, queue: str, data: bytes) -> int:
+        return redis_holding(self.client, data)
+
+    def put(self, source: str, queue: str, count: int) -> list[str]:
+        if source != "abandoned":
+            return super().put(source, queue, count)
+        ids = self.publish(queue, count)
+        maker: Any = RedisBroker
+        gone = maker(url=self.server.url, middleware=[], maintenance_chance=0)
+        gone.declare_queue(queue)
+        assert len(gone.do_fetch(queue, count)) == count
+        # As when it has been silent for long.
+        self.client.zadd("dramatiq:__heartbeats__", {gone.broker_id: 1})
+        gone.close()
+        return ids
+
+    def arrived(self, queue: str) -> int:
+        return int(self.client.llen("dramatiq:" + queue))
+
     def _wait_for_worker(self, queue: str, count: int) -> None:
         wait_for(lambda: self._beating() >= count, limit=40, what="the worker's heartbeat")
 
@@ -191,6 +232,27 @@ class DramatiqRabbitmq(_Dramatiq):
         wait_for(lambda: self.native(queue)["failed"] == before + count, what="the dead letters")
         return ids
 
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        self.declare(queue)
+        model = self.broker.enqueue(self.failed(queue, "note")).message_id
+        ids = [model, *(str(uuid.uuid4()) for _copy in range(count - 1))]
+        failed_copies(self.rabbit, queue, queue + ".XQ", ids)
+        return ids
+
+    def record(self, queue: str, task: str) -> Any:
+        return record_of(self.rabbit, queue + ".XQ", task)
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        self.broker.enqueue(self.failed(queue, "note"))
+        failed_payload(self.rabbit, queue, queue + ".XQ", data)
+        return data
+
+    def holding(self, queue: str, data: bytes) -> int:
+        return holding(self.rabbit, data)
+
+    def arrived(self, queue: str) -> int:
+        return int(self.rabbit.depth(queue))
+
     def _wait_for_worker(self, queue: str, count: int) -> None:
         wait_for(lambda: self._count(queue).consumer_count > 0, limit=40, what="the worker's consumer")
 
@@ -206,16 +268,7 @@ class DramatiqRabbitmq(_Dramatiq):
 
     def _bodies(self, queue: str) -> list[Any]:
         """All messages that are ready, in their order; they are put back where they were."""
-        connection = self.rabbit.connection()
-        channel = connection.channel()
-        found = []
-        while True:
-            message = channel.basic_get(queue)
-            if message is None:
-                break
-            found.append(message.body)
-        connection.close()
-        return found
+        return [message.body for message in ready(self.rabbit, queue)]
 
     def identities(self, queue: str) -> list[str]:
         there = set(self.rabbit.queues())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -102,6 +103,64 @@ class Nats(System):
         found: list[str] = self.nats.ask(publish)
         return found
 
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        """What :meth:`fail` publishes, without waiting for each answer."""
+        subject = "work.%s.note" % queue
+        more = application.dead_headers({}, subject, "mailer@2.0.0:worker1:1", "ValueError: no good")
+
+        async def publish(client: Any) -> list[str]:
+            ids = []
+            for number in range(count):
+                task, data, headers = application.new_task("note")
+                await client.publish(application.dead_subject(subject), data, headers={**headers, **more})
+                ids.append(task)
+                if number % 1000 == 999:
+                    await client.flush()
+            await client.flush()
+            return ids
+
+        before = self.native(queue)["failed"]
+        found: list[str] = self.nats.ask(publish)
+        wait_for(lambda: self.native(queue)["failed"] == before + count, limit=60, what="the dead letters")
+        return found
+
+    def record(self, queue: str, task: str) -> Any:
+        for message in self._stored(queue, self.dead(queue)):
+            if json.loads(message.data)["id"] == task:
+                headers = {name: value.replace(task, "ID") for name, value in message.headers.items()}
+                return message.subject, headers, message.data.decode().replace(task, "ID")
+        raise AssertionError("there is no failed task %s" % task)
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        subject = "work.%s.note" % queue
+        headers = application.dead_headers({}, subject, "mailer@2.0.0:worker1:1", "ValueError: no good")
+        self.nats.ask(lambda client: client.jetstream().publish(application.dead_subject(subject), data, headers=headers))
+        return data
+
+    def holding(self, queue: str, data: bytes) -> int:
+        return sum(data in message.data for message in self._stored(queue))
+
+    def put(self, source: str, queue: str, count: int) -> list[str]:
+        if source != "abandoned":
+            return super().put(source, queue, count)
+        ids = self.publish(queue, count)
+
+        async def exhaust(client: Any) -> None:
+            # One delivery, which nobody acknowledges.
+            options = {"filter_subject": "work.%s.>" % queue, "ack_policy": "explicit", "ack_wait": 0.2, "max_deliver": 1}
+            await client.jetstream().add_consumer(STREAM, durable_name=queue, **options)
+            pull = await client.jetstream().pull_subscribe_bind(queue, STREAM)
+            taken: list[Any] = []
+            while len(taken) < count:
+                taken += await pull.fetch(count - len(taken), timeout=5)
+
+        self.nats.ask(exhaust)
+        wait_for(lambda: self._info(queue).num_ack_pending == 0, what="the end of the deliveries")
+        return ids
+
+    def arrived(self, queue: str) -> int:
+        return int(self._info(queue).num_pending)
+
     def start_worker(self, queue: str, version: str = "1.0.0") -> NatsWorker:
         name = "mailer@%s:worker1:%d" % (version, len(self._workers) + 1)
         environment = dict(os.environ, QUEUEOPS_URL=self.server.url, QUEUEOPS_LEDGER=str(self.ledger))
@@ -128,22 +187,31 @@ class Nats(System):
         dead = self.nats.ask(lambda client: client.jetstream().stream_info(self.dead(queue)))
         return {"queued": info.num_pending, "executing": info.num_ack_pending, "failed": dead.state.messages}
 
-    def identities(self, queue: str) -> list[str]:
-        async def read(client: Any) -> list[str]:
-            found = []
+    def _stored(self, queue: str, *streams: str) -> list[Any]:
+        """The messages of a queue in these streams, or in all."""
+
+        async def get(manager: Any, stream: str, seq: int) -> Any:
+            try:
+                return await manager.get_msg(stream, seq)
+            except nats.js.errors.NotFoundError:
+                return None
+
+        async def read(client: Any) -> list[Any]:
+            found: list[Any] = []
             manager = client.jetstream()
             for info in await manager.streams_info():
-                for seq in range(max(1, info.state.first_seq), info.state.last_seq + 1):
-                    try:
-                        message = await manager.get_msg(info.config.name, seq)
-                    except nats.js.errors.NotFoundError:
-                        continue
-                    if ".%s" % queue in message.subject and not message.subject.startswith("$"):
-                        found.append(json.loads(message.data)["id"])
-            return found
+                if streams and info.config.name not in streams:
+                    continue
+                numbers = range(max(1, info.state.first_seq), info.state.last_seq + 1)
+                for first in range(0, len(numbers), 500):
+                    found += await asyncio.gather(*(get(manager, info.config.name, seq) for seq in numbers[first : first + 500]))
+            return [one for one in found if one is not None and ".%s" % queue in one.subject and not one.subject.startswith("$")]
 
-        found: list[str] = self.nats.ask(read)
-        return found
+        messages: list[Any] = self.nats.ask(read)
+        return messages
+
+    def identities(self, queue: str) -> list[str]:
+        return [json.loads(message.data)["id"] for message in self._stored(queue)]
 
     def dump(self) -> Any:
         async def read(client: Any) -> list[Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -86,6 +87,32 @@ class Procrastinate(System):
         self.query("UPDATE procrastinate_jobs SET status = 'doing' WHERE id = ANY(%s)", numbers)
         self.query("SELECT procrastinate_finish_job_v1(id, 'failed', false) FROM unnest(%s::bigint[]) AS id", numbers)
         return ids
+
+    def record(self, queue: str, task: str) -> Any:
+        job = self.query("SELECT to_jsonb(j) - 'id' FROM procrastinate_jobs j WHERE id = %s AND queue_name = %s", int(task), queue)
+        events = self.query("SELECT type::text FROM procrastinate_events WHERE job_id = %s ORDER BY id", int(task))
+        return job, events
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        (task,) = self.fail(queue, 1)
+        held = base64.b64encode(data)
+        self.query("UPDATE procrastinate_jobs SET args = jsonb_build_object('args', %s::text) WHERE id = %s", held.decode(), int(task))
+        return held
+
+    def holding(self, queue: str, data: bytes) -> int:
+        query = "SELECT count(*) FROM procrastinate_jobs WHERE queue_name = %s AND strpos(args::text, %s) > 0"
+        return int(self.query(query, queue, data.decode())[0][0])
+
+    def put(self, source: str, queue: str, count: int) -> list[str]:
+        if source != "abandoned":
+            return super().put(source, queue, count)
+        ids = self.publish(queue, count)
+        # As a worker takes them whose record is gone.
+        self.query("UPDATE procrastinate_jobs SET status = 'doing' WHERE id = ANY(%s)", [int(task) for task in ids])
+        return ids
+
+    def arrived(self, queue: str) -> int:
+        return int(self.query("SELECT count(*) FROM procrastinate_jobs WHERE queue_name = %s AND status = 'todo'", queue)[0][0])
 
     def start_worker(self, queue: str, version: str = "1.0.0") -> ProcrastinateWorker:
         self._ensure()

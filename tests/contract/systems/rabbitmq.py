@@ -19,10 +19,10 @@ import amqp
 
 from tests.contract.servers.rabbitmq import RabbitServer
 from tests.contract.system import Server, System, Worker
+from tests.contract.systems.rabbitmq_copies import failed_copies, failed_payload, holding, ready, record_of
 from tests.unit.conftest import wait_for
 
 APP = Path(__file__).parents[1] / "apps" / "rabbitmq" / "worker.py"
-_LINK = "ansible_collections.queueops.fleet.plugins.module_utils._queue.amqp_link:Link."
 
 
 class PlainWorker(Worker):
@@ -47,7 +47,6 @@ class Rabbitmq(System):
 
     backend = "rabbitmq"
     servers = ("rabbitmq3", "rabbitmq4")
-    steps = (_LINK + "consume", _LINK + "cancel", _LINK + "receive", _LINK + "commit", "amqp.channel:Channel.queue_declare", "os:fsync")
     kind = "classic"
     error = "rejected"
     server: RabbitServer
@@ -104,6 +103,26 @@ class Rabbitmq(System):
             wait_for(lambda: channel.queue_declare(queue + ".dead", passive=True).message_count == before + count, what="the dead letters")
         return ids
 
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        (model,) = self.publish(queue, 1)
+        ids = [model, *(uuid.uuid4().hex for _copy in range(count - 1))]
+        failed_copies(self.server, queue, queue + ".dead", ids)
+        return ids
+
+    def record(self, queue: str, task: str) -> Any:
+        return record_of(self.server, queue + ".dead", task)
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        self.publish(queue, 1)
+        failed_payload(self.server, queue, queue + ".dead", data)
+        return data
+
+    def holding(self, queue: str, data: bytes) -> int:
+        return holding(self.server, data)
+
+    def arrived(self, queue: str) -> int:
+        return self.server.depth(queue)
+
     def start_worker(self, queue: str, version: str = "1.0.0") -> Worker:
         with self.server.connection() as connection:
             channel = connection.channel()
@@ -124,20 +143,7 @@ class Rabbitmq(System):
 
     def contents(self, queue: str) -> list[Any]:
         """The messages of a queue, taken and put back."""
-        found = []
-        with self.server.connection() as connection:
-            channel = connection.channel()
-            try:
-                channel.queue_declare(queue, passive=True)
-            except amqp.exceptions.NotFound:
-                return []
-            message = channel.basic_get(queue)
-            while message is not None:
-                found.append(message)
-                message = channel.basic_get(queue)
-            if found:
-                channel.connection.channel().close()
-        return found
+        return ready(self.server, queue) if queue in self.server.queues() else []
 
     def identities(self, queue: str) -> list[str]:
         names = (queue, queue + ".dead", queue + ".parked")

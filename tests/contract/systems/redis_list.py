@@ -17,6 +17,7 @@ from typing import Any
 import redis
 
 from tests.contract.system import Server, System, Worker
+from tests.contract.systems.redis_copies import redis_holding
 from tests.unit.conftest import wait_for
 
 APPLICATIONS = Path(__file__).parents[1] / "apps"
@@ -61,6 +62,9 @@ class RedisSystem(System):
         wait_for(lambda: name in [entry["name"] for entry in self.client.client_list()], limit=40, what="the worker's connection")
         return worker
 
+    def holding(self, queue: str, data: bytes) -> int:
+        return redis_holding(self.client, data)
+
     def dump(self) -> Any:
         return {key: (self.client.dump(key), self.client.ttl(key) >= 0) for key in self.client.scan_iter(count=1000)}
 
@@ -97,6 +101,24 @@ class RedisList(RedisSystem):
 
     def fail(self, queue: str, count: int, kind: str = "note") -> list[str]:
         return self._push(queue + ":failed", count, kind)
+
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        found = []
+        for first in range(0, count, 10_000):
+            found += self.fail(queue, min(10_000, count - first))
+        return found
+
+    def record(self, queue: str, task: str) -> Any:
+        payloads = self.client.lrange(queue + ":failed", 0, -1)
+        (found,) = [json.loads(payload) for payload in payloads if self._id(payload) == task]
+        return {name: value for name, value in found.items() if name not in ("id", "user")}
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        self.client.rpush(queue + ":failed", data)
+        return data
+
+    def arrived(self, queue: str) -> int:
+        return int(self.client.llen(queue))
 
     def _held(self, queue: str) -> list[bytes]:
         return [key for key in self.client.scan_iter(count=1000) if key.startswith((queue + ":processing:").encode())]

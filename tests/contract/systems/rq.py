@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import uuid
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import rq
 from rq.job_lifecycle import record_job_failure
 
 from tests.contract.system import Server, System, Worker
+from tests.contract.systems.redis_copies import copy_task, redis_holding, redis_record
 from tests.unit.conftest import wait_for
 from tests.unit.queue.conftest import content, processes
 
@@ -90,6 +92,35 @@ class Rq(System):
         pipe.execute()
         failed = self._queue(queue).failed_job_registry.get_job_ids(cleanup=False)
         return [task for task in failed if task in set(ids)]
+
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        ids = [*self.fail(queue, 1), *(str(uuid.uuid4()) for _copy in range(count - 1))]
+        copy_task(self.client, ids[:1], [[task] for task in ids[1:]])
+        return ids
+
+    def record(self, queue: str, task: str) -> Any:
+        return redis_record(self.client, [task])
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        (task,) = self.fail(queue, 1)
+        held = zlib.compress(data)
+        self.client.hset("rq:job:" + task, "data", held)
+        return held
+
+    def holding(self, queue: str, data: bytes) -> int:
+        return redis_holding(self.client, data)
+
+    def put(self, source: str, queue: str, count: int) -> list[str]:
+        if source != "abandoned":
+            return super().put(source, queue, count)
+        ids = self.publish(queue, count)
+        for _task in ids:
+            # As a worker takes a task that it then does not begin.
+            self.client.lmove("rq:queue:" + queue, "rq:queue:%s:intermediate" % queue, "LEFT", "RIGHT")
+        return ids
+
+    def arrived(self, queue: str) -> int:
+        return int(self.client.llen("rq:queue:" + queue))
 
     def start_worker(self, queue: str, version: str = "1.0.0") -> RqWorker:
         name = "mailer@%s:worker1:%d" % (version, len(self._workers) + 1)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import secrets
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import redis
 
 from tests.contract.system import Server, System, Worker
+from tests.contract.systems.redis_copies import copy_task, redis_holding, redis_record
 from tests.unit.conftest import wait_for
 
 APPLICATION = Path(__file__).parents[1] / "apps" / "sidekiq"
@@ -86,6 +89,30 @@ class Sidekiq(System):
     def fail_into(self, place: str, queue: str, count: int, kind: str = "note") -> list[str]:
         """Failed tasks in the retry or the dead set."""
         return [str(jid) for jid in self.ask("fail", queue, TASKS[kind], count, place)]
+
+    def fail_many(self, queue: str, count: int) -> list[str]:
+        ids = [*self.fail(queue, 1), *(secrets.token_hex(12) for _copy in range(count - 1))]
+        copy_task(self.client, ids[:1], [[task] for task in ids[1:]])
+        return ids
+
+    def record(self, queue: str, task: str) -> Any:
+        return redis_record(self.client, [task])
+
+    def plant(self, queue: str, data: bytes) -> bytes:
+        self.fail(queue, 1)
+        ((entry, due),) = self.client.zpopmin("retry")
+        held = base64.b64encode(data)
+        self.client.zadd("retry", {json.dumps(dict(json.loads(entry), args=[held.decode()])): due})
+        return held
+
+    def holding(self, queue: str, data: bytes) -> int:
+        return redis_holding(self.client, data)
+
+    def put(self, source: str, queue: str, count: int) -> list[str]:
+        return self.fail_into("dead", queue, count) if source == "dead_lettered" else super().put(source, queue, count)
+
+    def arrived(self, queue: str) -> int:
+        return int(self.client.llen("queue:" + queue))
 
     def start_worker(self, queue: str, version: str = "1.0.0") -> SidekiqWorker:
         command = ["sidekiq", "-r", str(APPLICATION / "contract_tasks.rb"), "-c", "1", "-q", queue, "-g", "mailer@" + version]
