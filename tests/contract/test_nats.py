@@ -11,12 +11,14 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,15 @@ from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import (
     RedriveRequest,
     Rule,
 )
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.nats_connection import NatsSession
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
 
+from tests.contract import kill
 from tests.contract.common import QUEUE, finished, places, redriven, request, state
 from tests.contract.conftest import Servers
 from tests.contract.kill import Job, count_steps, run, run_killed
-from tests.contract.servers.nats import NatsServer
+from tests.contract.servers.certificates import Authority
+from tests.contract.servers.nats import PASSWORD, USER, NatsServer
 from tests.contract.systems.nats import STREAM, Nats
 from tests.unit.conftest import wait_for
 
@@ -463,3 +468,217 @@ def test_wrong_options_are_refused_before_connecting(settings: dict[str, str]) -
     with pytest.raises(Refused) as caught:
         open_backend("nats", settings)
     assert caught.value.option in settings and caught.value.next_step
+
+
+def dead_letters(here: Nats, subjects: list[str], origin: str = "work.mail.note", stream: str = "") -> None:
+    """Publish a dead letter of one origin on each of ``subjects``."""
+
+    async def publish(client: Any) -> None:
+        for subject in subjects:
+            await client.jetstream().publish(subject, b"{}", headers={"x-queueops-origin": origin}, stream=stream or None)
+
+    here.nats.ask(publish)
+
+
+def test_a_task_that_no_consumer_waits_for_is_not_lost(here: Nats) -> None:
+    """A stream with the retention interest confirms it and drops it."""
+    declare(here, retention="interest")
+    ids = here.fail(QUEUE, 2)
+    dead_letters(here, ["dlq.work.mail.sms"], "work.sms.note")
+    report = redriven(here)
+    assert (report.moved, report.skipped) == (2, 1) and "none waits for its subject" in str(report.skipped_because)
+    assert (state(here).queued, state(here).failed) == (2, 1)
+    here.start_worker(QUEUE)
+    finished(here, ids)
+
+
+def test_a_consumer_that_goes_while_tasks_are_sent_to_it_loses_none(here: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(here, retention="interest")
+    here.fail(QUEUE, 3)
+    original = NatsSession.ask_many
+
+    def gone(session: NatsSession, requests: Any, *more: Any) -> Any:
+        if requests and requests[0][0].startswith("work."):
+            manage(here, "delete_consumer", STREAM, QUEUE)
+            monkeypatch.undo()
+        return original(session, requests, *more)
+
+    monkeypatch.setattr(NatsSession, "ask_many", gone)
+    with suppress(FleetError):  # The proof asks the consumer, which is not there any more.
+        assert redriven(here, run="r1").moved == 0
+    declare_again = {"durable_name": QUEUE, "filter_subject": "work.mail.>", "ack_policy": "explicit"}
+    here.nats.ask(lambda client: client.jetstream().add_consumer(STREAM, **declare_again))
+    assert state(here).failed == 3
+    redriven(here, run="r1")
+    assert (state(here).queued, state(here).failed) == (3, 0)
+
+
+def test_other_messages_in_the_stream_of_dead_letters_stay(here: Nats) -> None:
+    """Those on a subject that the stream does not take any more."""
+    declare(here, dead="")
+    manage(here, "add_stream", name="DEAD", subjects=["dlq.old.>", "dlq.work.mail.>"])
+    dead_letters(here, ["dlq.old.one", "dlq.work.mail.note", "dlq.work.mail.note", "dlq.old.two", "dlq.work.mail.note"])
+    manage(here, "update_stream", name="DEAD", subjects=["dlq.work.mail.>"])
+    report = engine.redrive(here.open(dead_letter="DEAD:dlq.work.mail.>"), request(here))
+    assert report.moved == 3
+    assert [message.subject for message in stored(here, "DEAD")] == ["dlq.old.one", "dlq.old.two"]
+
+
+def test_a_mirror_of_the_dead_letters_is_refused_and_gathered_ones_are_warned_of(here: Nats) -> None:
+    declare(here)
+    here.fail(QUEUE, 2)
+    dead = {"name": here.dead(QUEUE)}
+
+    async def more(client: Any) -> None:
+        for name, config in (("MIRROR", {"mirror": dead}), ("GATHERED", {"sources": [dead]})):
+            asked = {"name": name, "retention": "limits", "storage": "file", "num_replicas": 1, **config}
+            answer = json.loads((await client.request("$JS.API.STREAM.CREATE." + name, json.dumps(asked).encode())).data)
+            assert "error" not in answer, answer
+
+    here.nats.ask(more)
+    wait_for(lambda: len(stored(here, "MIRROR")) == len(stored(here, "GATHERED")) == 2, what="the copies")
+    with pytest.raises(Refused, match=here.dead(QUEUE)) as caught:
+        engine.redrive(here.open(dead_letter="MIRROR"), request(here))
+    assert caught.value.option == "dead_letter"
+    told = engine.redrive(here.open(dead_letter="GATHERED"), request(here), True)
+    assert here.dead(QUEUE) in told.warnings[0]
+
+
+def test_a_pause_that_may_end_in_the_middle_is_not_relied_upon(here: Nats) -> None:
+    declare(here)
+    here.publish(QUEUE, 2)
+    here.open().pause([QUEUE], PauseRequest("tests", expires=30))
+    with pytest.raises(Refused, match="not paused for 60 s"):
+        redriven(here, Rule(action="park"), source="queued")
+    here.open().resume([QUEUE], "tests")
+    here.open().pause([QUEUE], PauseRequest("tests", expires=300))
+    assert redriven(here, Rule(action="park"), source="queued").moved == 2
+
+
+def forgotten(here: Nats, task: str) -> bool:
+    """Whether the stream has forgotten that it took this."""
+    return not manage(here, "publish", "work.probe", b"{}", headers={"Nats-Msg-Id": task}).duplicate
+
+
+def test_what_may_be_run_twice_is_named(here: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run dies when it has sent tasks and before it knows; workers do them; and the broker forgets that it took them."""
+
+    def fresh() -> list[str]:
+        here.server.clear()
+        shutil.rmtree(here.folder / "state", ignore_errors=True)
+        declare(here, stream={"duplicate_window": 0.1})
+        return here.fail(QUEUE, 5)
+
+    fresh()
+    job = Job(request(here, run="r1"), batch=2)
+    # Killed before a write to the ledger: what is written and not yet on disk outlives a process.
+    monkeypatch.setattr(kill, "STEPS", ("ansible_collections.queueops.fleet.plugins.module_utils._queue.ledger:Ledger.sync",))
+    named = 0
+    for step in range(1, count_steps(here, job) + 1):
+        ids = fresh()
+        if not run(here, job, step).killed:
+            continue
+        assert forgotten(here, "probe")
+        done = {json.loads(message.data)["id"] for message in stored(here, STREAM) if message.subject != "work.probe"}
+        wait_for(partial(forgotten, here, "probe"), what="the end of the duplicate window")
+        manage(here, "purge_stream", STREAM)
+        again = run(here, job)
+        assert again.error is None, again.error
+        twice = done & {json.loads(message.data)["id"] for message in stored(here, STREAM)}
+        assert all(task in str(again.result["warnings"]) for task in twice), (step, twice, again.result["warnings"])
+        assert done | {json.loads(message.data)["id"] for message in stored(here, STREAM)} == set(ids), step
+        named += len(twice)
+    assert named
+
+
+def restricted(tmp_path: Path, denied: str) -> Nats:
+    """A queue with dead letters on a server whose user may do all but ``denied``."""
+    users = '{ user: "u", password: "p", permissions: { publish: { allow: ">", deny: ["%s"] } } }, { user: "all", password: "p" }' % denied
+    server = NatsServer("nats", tmp_path, "accounts { A { jetstream: enabled, users: [ %s ] } }" % users, "nats://all:p@127.0.0.1:PORT")
+    server.start()
+    return Nats(server, tmp_path)
+
+
+def test_who_may_not_delete_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    system = restricted(tmp_path, "$JS.API.STREAM.MSG.DELETE.>")
+    try:
+        declare(system)
+        system.fail(QUEUE, 3)
+        backend = system.open(url=system.server.url.replace("all:p", "u:p"))
+        with pytest.raises(Refused) as caught:
+            engine.redrive(backend, request(system))
+        assert caught.value.option == "username" and "DELETE" in caught.value.message.upper()
+        assert (state(system).queued, state(system).failed) == (0, 3)
+    finally:
+        system.server.stop()
+
+
+def test_who_may_not_purge_deletes_one_by_one(tmp_path: Path) -> None:
+    system = restricted(tmp_path, "$JS.API.STREAM.PURGE.>")
+    try:
+        declare(system)
+        system.fail(QUEUE, 3)
+        backend = system.open(url=system.server.url.replace("all:p", "u:p"))
+        assert engine.redrive(backend, request(system)).moved == 3
+        assert (state(system).queued, state(system).failed) == (3, 0)
+    finally:
+        system.server.stop()
+
+
+def test_tls_is_checked_against_the_authority_and_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, other = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    certificate, key = authority.sign("localhost")
+    tls = 'tls { cert_file: "%s", key_file: "%s" }' % (certificate, key)
+    server = NatsServer("nats", tmp_path, tls)
+    by_name, by_number = (server.url.replace("nats://", "tls://").replace("127.0.0.1", host) for host in ("localhost", "127.0.0.1"))
+    ours, theirs = str(authority.file), str(other.file)
+    server.start(asks=False)
+    try:
+        good: list[dict[str, Any]] = [
+            {"url": by_name, "tls_ca": ours},
+            {"url": "tls://127.0.0.1:1," + by_name, "tls_ca": ours},
+            {"url": by_number, "tls_verify": False},
+            {"url": by_number, "tls_verify": False, "tls_ca": theirs},
+        ]
+        for settings in good:
+            assert open_backend("nats", settings).look().queues == [], settings
+        bad: list[tuple[dict[str, Any], str]] = [
+            ({"url": by_name, "tls_ca": theirs}, "certificate verify failed"),
+            ({"url": by_name}, "certificate verify failed"),
+            ({"url": by_name.replace("tls://", "nats://")}, "certificate verify failed"),
+            ({"url": by_number, "tls_ca": ours}, "127.0.0.1"),
+        ]
+        for settings, text in bad:
+            with pytest.raises(Refused) as caught:
+                open_backend("nats", settings).look()
+            assert caught.value.option == "tls_ca" and text in caught.value.message and caught.value.next_step, caught.value.sentence()
+            assert PASSWORD not in caught.value.sentence()
+        # Signed by one that this host trusts.
+        monkeypatch.setenv("SSL_CERT_FILE", ours)
+        assert open_backend("nats", {"url": by_name}).look().queues == []
+    finally:
+        server.stop()
+
+
+def test_the_password_is_not_told_without_tls(here: Nats) -> None:
+    """A server that does not ask for TLS, or somebody on the way who takes that out of what it says."""
+    with pytest.raises(Refused, match="offers none") as caught:
+        open_backend("nats", {"url": here.server.url.replace("nats://", "tls://")}).look()
+    assert caught.value.option == "tls_ca"
+    heard: list[bytes] = []
+
+    def speak() -> None:
+        connection, _address = listening.accept()
+        with connection:
+            connection.sendall(b'INFO {"server_id":"x","version":"2.11.0","headers":true,"max_payload":1048576,"auth_required":true}\r\n')
+            while received := connection.recv(4096):
+                heard.append(received)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        speaking = threading.Thread(target=speak)
+        speaking.start()
+        url = "tls://127.0.0.1:%d" % listening.getsockname()[1]
+        with pytest.raises(Refused, match="offers none"):
+            open_backend("nats", {"url": url, "username": USER, "password": PASSWORD, "tls_verify": False}).look()
+        speaking.join(10)
+    assert not heard

@@ -298,6 +298,8 @@ class NatsSession:
     async def _connect(self, url: str) -> None:
         self._last_error = None
         client = self._connection.nats.aio.client.Client()
+        if url.startswith("tls://"):
+            self._require_tls(client)
         try:
             await asyncio.wait_for(
                 client.connect(
@@ -318,6 +320,17 @@ class NatsSession:
         self.version = (told.major, told.minor, told.patch)
         self._inbox = client.new_inbox()
         await client.subscribe(self._inbox + ".*", cb=self._on_answer)
+
+    def _require_tls(self, client: Any) -> None:
+        """Let the client tell its password only over TLS: by itself it does without where the server does not ask for it."""
+        told = client._connect_command
+
+        def told_over_tls() -> Any:
+            if not client._server_info.get("tls_required"):
+                raise self._errors.Error("nats: tls: the server offers none")
+            return told()
+
+        client._connect_command = told_over_tls
 
     async def _on_error(self, problem: Exception) -> None:
         self._last_error = problem

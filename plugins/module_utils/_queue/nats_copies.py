@@ -18,9 +18,11 @@ from .api import Decision, RedriveRequest
 from .ledger import Ledger
 from .nats_connection import Answer, ApiError, NatsConnection, NatsSession, NoAnswer
 from .nats_places import Target
-from .nats_routes import UNHEARD, Item
+from .nats_routes import UNHEARD, UNWANTED, Item, Routes
 from .nats_watch import Watch
 
+#: Tasks that a warning names.
+NAMED = 20
 #: Of a duplicate window, what is relied upon.
 SURE_SHARE = 0.75
 
@@ -37,13 +39,23 @@ class Copies:
     """Publishes the copies of one redrive. ``watch`` is told of each that is stored; without ``ledger`` nothing outlives this process."""
 
     def __init__(
-        self, connection: NatsConnection, session: NatsSession, request: RedriveRequest, watch: Watch | None, ledger: Ledger | None
+        self,
+        connection: NatsConnection,
+        session: NatsSession,
+        request: RedriveRequest,
+        routes: Routes,
+        watch: Watch | None,
+        ledger: Ledger | None,
     ) -> None:
         self._connection = connection
         self._session = session
         self._request = request
+        self._routes = routes
         self._watch = watch
         self._ledger = ledger
+        #: What the operator should know; grows.
+        self.warnings: list[str] = []
+        self._doubtful: list[str] = []
         #: When an earlier process of this run was about to send a task, and which of them were stored.
         self._planned: dict[str, float] = {}
         self._confirmed: set[str] = set()
@@ -77,17 +89,21 @@ class Copies:
             return done, None
         self._note([decisions[index].task.handle.key for index, _target, _subject in sends], now)
         requests = []
-        for index, _target, subject in sends:
+        for index, target, subject in sends:
             task = decisions[index].task
             item: Item = task.handle
-            headers = item.message.copy_headers(decisions[index].action, self._request.run, item.origin, task.id, "queueops:" + item.key)
+            headers = item.message.copy_headers(decisions[index].action, self._request.run, item.origin, task.id, _msg_id(item, target))
             requests.append((subject, item.message.data, headers))
         broken: Exception | None = None
         stored = []
-        for (index, target, _subject), answer in zip(sends, self._session.ask_many(requests)):
+        answers = self._session.ask_many(requests)
+        dropped = self._routes.dropped(sends)
+        for (index, target, _subject), answer in zip(sends, answers):
             told, outcomes[index], problem = self._judge(answer, target)
             broken = broken or problem
-            if told is not None:
+            if told is not None and index in dropped:
+                outcomes[index] = UNWANTED % target.stream
+            elif told is not None:
                 stored.append(index)
                 outcomes[index] = self._stored(decisions[index], told)
         self._sure([decisions[index].task.handle.key for index in stored], len(stored) == len(sends), now)
@@ -125,15 +141,27 @@ class Copies:
         rest = []
         for entry in sends:
             index, target, _subject = entry
-            key = decisions[index].task.handle.key
-            planned = self._planned.get(key)
+            item = decisions[index].task.handle
+            planned = self._planned.get(item.key)
             if planned is not None and now - planned > target.window_s * SURE_SHARE:
-                msg_id = "queueops:" + key
-                if target.has_taken(self._session, {msg_id}, min(self._planned.values()) - 60):
+                if target.has_taken(self._session, {_msg_id(item, target)}, min(self._planned.values()) - 60):
                     done.append(index)
                     continue
+                if target.config.get("retention") != "limits":
+                    self._doubt(decisions[index].task.id)
             rest.append(entry)
         return rest
+
+    def _doubt(self, task: str) -> None:
+        """It is sent again, since it is not known to have arrived; a worker may have taken it and be done with it."""
+        if self._doubtful:
+            self.warnings.pop()
+        self._doubtful.append(task)
+        self.warnings.append(
+            "%d tasks were sent again that the run before may have sent when it died, for the broker has forgotten whether it took them;"
+            " those that workers did meanwhile are run twice: %s%s"
+            % (len(self._doubtful), ", ".join(self._doubtful[:NAMED]), " and others" if len(self._doubtful) > NAMED else "")
+        )
 
     # The ledger
 
@@ -161,3 +189,9 @@ class Copies:
         """All that was sent is deleted from the source: nothing that the ledger holds open is left there."""
         if self._ledger is not None and not self._unsettled:
             self._ledger.note(settled=self._batch_number)
+
+
+def _msg_id(item: Item, target: Target) -> str:
+    """By which the destination knows a copy. A stream with the retention interest also remembers what it dropped with a consumer."""
+    made = ":%s" % target.consumer["created"] if target.consumer is not None and target.config.get("retention") == "interest" else ""
+    return "queueops:%s%s" % (item.key, made)

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from typing import Any, Sequence
 
 from .nats_connection import NO_MESSAGE, ApiError, NatsSession
-from .nats_places import Target, covers, removes
+from .nats_places import Target, removes
 from .nats_routes import Item
 from .nats_source import Source
 
@@ -24,6 +25,7 @@ class Originals:
         self._session = session
         self._source = source
         self._home = home
+        #: The sequences of those, as long as they may be purged.
         self._ahead: deque[int] = deque()
         config = source.info["config"]
         # One act for all, where nothing between is left behind. With replicas a new leader may not have seen the last message yet.
@@ -36,7 +38,8 @@ class Originals:
 
     def read(self, sequences: list[int]) -> None:
         """These were read, in the order of the stream."""
-        self._ahead.extend(sequences)
+        if self._purges:
+            self._ahead.extend(sequences)
 
     def delete(self, items: Sequence[Item], stored: bool) -> list[bool]:
         """Delete originals; whether each was gone already. ``stored``: their copies are, so that it does not matter who deletes them."""
@@ -48,16 +51,15 @@ class Originals:
             self._delete_many(self._home.stream, [item.message.seq for item in named])
         sequences = [item.letter.seq for item in items]
         if stored and self._purges and len(sequences) > 1 and self._leading(sequences):
-            subject = self._source.subjects[0]
             body: dict[str, Any] = {"seq": sequences[-1] + 1}
-            if not covers(self._source.subjects, self._source.info):
-                body["filter"] = subject
-            try:
-                self._session.api("STREAM.PURGE." + self._source.stream, body)
+            if self._source.subjects[0] != ">":
+                body["filter"] = self._source.subjects[0]
+            (answer,) = self._session.ask_many([("$JS.API.STREAM.PURGE." + self._source.stream, json.dumps(body).encode(), None)])
+            if isinstance(answer, bytes) and not json.loads(answer).get("error"):
                 self._forget(sequences)
                 return [False] * len(items)
-            except ApiError:
-                self._purges = False
+            # It may not be allowed to us, or not here; or whether it was done is not known.
+            self._stop_purging()
         gone = self._delete_many(self._source.stream, sequences)
         self._forget(sequences)
         return gone
@@ -71,7 +73,11 @@ class Originals:
             for _seq in sequences:
                 self._ahead.popleft()
         else:
-            self._purges = False
+            self._stop_purging()
+
+    def _stop_purging(self) -> None:
+        self._purges = False
+        self._ahead.clear()
 
     def _delete_many(self, stream: str, sequences: list[int]) -> list[bool]:
         # Without no_erase the server overwrites each message on disk and syncs, which is a hundred times slower.

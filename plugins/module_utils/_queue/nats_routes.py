@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any, Mapping, Tuple
 
 from .._errors import NotFound, Refused
 from .api import Decision, RedriveRequest, Rule
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 NO_ORIGIN = "where it came from is not known (no header %s); give a destination" % ORIGIN
 _NO_SUBJECT = "its subject does not fit the destination; give one subject as the destination"
 UNHEARD = "no stream takes its subject"
+UNWANTED = "the stream %s keeps only what a consumer waits for, and none waits for its subject"
 _FULL = "the stream %s is full, and would drop its oldest messages"
+
+
+#: A consumer that a stream keeps messages for: its name, when it was made, what it takes.
+Waiting = Tuple[str, str, Tuple[str, ...]]
 
 
 class Item:
@@ -64,6 +69,7 @@ class Routes:
         self._letters = letters
         self._failed = request.source == "failed"
         self._streams: dict[str, Target | None] = {}
+        self._waiting: dict[str, set[Waiting]] = {}
         self.home = Target(self._stream, session.api("STREAM.INFO." + self._stream), None, queue)
         self.targets: dict[tuple[str, str | None], Target] = {}
 
@@ -208,7 +214,12 @@ class Routes:
     def fitting(
         self, decisions: list[Decision], sends: list[tuple[int, Target, str]], outcomes: list[str]
     ) -> list[tuple[int, Target, str]]:
-        """Those for which the destinations have room."""
+        """Those for which somebody waits at the destination, and for which there is room."""
+        self._waiting = self._who_waits(sends)
+        unwanted = _unwanted(sends, self._waiting)
+        for index in unwanted:
+            outcomes[index] = UNWANTED % next(target.stream for one, target, _subject in sends if one == index)
+        sends = [entry for entry in sends if entry[0] not in unwanted]
         found = []
         for target in {id(target): target for _index, target, _subject in sends}.values():
             mine = [entry for entry in sends if entry[1] is target]
@@ -223,3 +234,26 @@ class Routes:
                     each[subject] -= 1
                 found.append((index, target, subject))
         return sorted(found, key=lambda entry: entry[0])
+
+    def _who_waits(self, sends: list[tuple[int, Target, str]]) -> dict[str, set[Waiting]]:
+        """The consumers of the streams among the destinations that drop what nobody waits for."""
+        found: dict[str, set[Waiting]] = {}
+        for stream in {target.stream for _index, target, _subject in sends if target.config.get("retention") == "interest"}:
+            consumers = listed_consumers(self._session, stream)
+            found[stream] = {(one["name"], str(one["created"]), tuple(filters_of(one["config"]))) for one in consumers}
+        return found
+
+    def dropped(self, sends: list[tuple[int, Target, str]]) -> set[int]:
+        """Those (of what :meth:`fitting` let go) that the destination took and may not have kept, for a consumer has gone meanwhile."""
+        if not self._waiting:
+            return set()
+        now = self._who_waits(sends)
+        return _unwanted(sends, {stream: waiting & now.get(stream, set()) for stream, waiting in self._waiting.items()})
+
+
+def _unwanted(sends: list[tuple[int, Target, str]], waiting: Mapping[str, set[Waiting]]) -> set[int]:
+    return {
+        index
+        for index, target, subject in sends
+        if target.stream in waiting and not any(matches(filters, subject) for _name, _made, filters in waiting[target.stream])
+    }

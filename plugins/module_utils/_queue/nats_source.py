@@ -10,12 +10,16 @@ from typing import Any, Iterator, Mapping
 
 from .._errors import NotFound, Refused, Unavailable
 from .api import RedriveRequest, Task, version_and_host
-from .nats_connection import NatsConnection, NatsSession
+from .nats_connection import PATIENCE_S, NatsConnection, NatsSession
 from .nats_message import ERROR, ORIGIN, RUN, WORKER, Message, filters_of, literal, matches, seconds, valid_subject
 from .nats_places import EVENTS, PARKED, PARKED_SUBJECT, Letters, Target, count_messages, get_many, removes, scan, stuck_of, window_of
 from .nats_routes import NO_ORIGIN, Item
 
 NO_ORIGINAL = "its message is no longer in the stream"
+#: The sequence of no message.
+_NEVER = 1 << 62
+#: A pause that ends within this time (s) may end while a batch is moved.
+PAUSE_LEFT_S = 2 * PATIENCE_S
 _MOVED_BEFORE = "this run has moved it before"
 
 
@@ -41,6 +45,7 @@ class Source:
         letters: Letters,
         home: Target,
         id_field: str | None,
+        check: bool,
     ) -> None:
         self._connection = connection
         self._session = session
@@ -71,6 +76,20 @@ class Source:
                 option="source",
                 next_step="Set deny_delete and sealed off, or copy the tasks by an application",
             )
+        if config.get("mirror"):
+            raise Refused(
+                "The stream %s is a mirror, and what is deleted from it stays in the stream %s"
+                % (self.stream, config["mirror"].get("name")),
+                option="dead_letter" if source == "failed" else "source",
+                next_step="Name the stream %s instead" % config["mirror"].get("name"),
+            )
+        #: What the operator should know; one sentence each.
+        self.warnings: list[str] = []
+        if config.get("sources"):
+            origins = ", ".join(str(one.get("name")) for one in config["sources"])
+            self.warnings.append(
+                "The stream %s gathers from %s: what a redrive moves out of it stays there, if they keep it" % (self.stream, origins)
+            )
         self._created = seconds(self.info["created"])
         self.low, self._high = int(state["first_seq"]), int(state["last_seq"])
         if source == "abandoned":
@@ -79,6 +98,9 @@ class Source:
         elif source == "queued":
             self._refuse_unpaused()
             self.low = max(self.low, int(queue["delivered"]["stream_seq"]) + 1)
+        if not check:
+            for stream in {self.stream, self._stream if letters.are_events and removes(home.info) else self.stream}:
+                self._refuse_undeletable(stream)
 
     def _found(self) -> Mapping[str, Any]:
         if self.own:
@@ -101,6 +123,10 @@ class Source:
             "created": "1970-01-01T00:00:00Z",
         }
 
+    def _refuse_undeletable(self, stream: str) -> None:
+        """Ask to delete a message that there can never be: who may not do that is told now, and not when the copies are sent."""
+        self._session.api_many([("STREAM.MSG.DELETE." + stream, {"seq": _NEVER, "no_erase": True})])
+
     def _refuse_kept(self) -> None:
         if not removes(self._home.info):
             raise Refused(
@@ -120,11 +146,12 @@ class Source:
             )
 
     def _refuse_unpaused(self) -> None:
-        if not self._queue.get("paused"):
+        if not _pause_lasts(self._queue):
             raise Refused(
-                "The queue %s is not paused, so that workers may be given the same tasks" % self._request.queue,
+                "The queue %s is not paused for %d s or more, so that workers may be given the same tasks"
+                % (self._request.queue, PAUSE_LEFT_S),
                 option="source",
-                next_step="Pause it first (queue_drain with state=paused), and run again",
+                next_step="Pause it first (queue_drain with state=paused, and expires well above what the redrive takes), and run again",
             )
 
     def require_quiet(self) -> None:
@@ -134,8 +161,11 @@ class Source:
         """
         if self.label == "queued":
             info = self._session.api("CONSUMER.INFO.%s.%s" % (self._stream, self._consumer))
-            if not info.get("paused"):
-                raise Unavailable("The pause of queue %s has ended" % self._request.queue, next_step="Pause it again and run again")
+            if not _pause_lasts(info):
+                raise Unavailable(
+                    "The pause of queue %s has ended, or ends within %d s" % (self._request.queue, PAUSE_LEFT_S),
+                    next_step="Pause it again for longer and run again under the same run",
+                )
 
     def count(self) -> int:
         """How many tasks it holds now."""
@@ -215,3 +245,8 @@ class Source:
             if matches(fixed, rest):
                 return rest
         return self._filters[0] if len(self._filters) == 1 and literal(self._filters[0]) else ""
+
+
+def _pause_lasts(consumer: Mapping[str, Any]) -> bool:
+    """Whether the server gives out none of its tasks for as long as a batch may take."""
+    return bool(consumer.get("paused")) and int(consumer.get("pause_remaining") or 0) / 1e9 > PAUSE_LEFT_S

@@ -53,7 +53,7 @@ class NatsStore(TaskStore):
         self._home = self._routes.home
         self._skew = (seconds(queue["ts"]) if queue.get("ts") else time.time()) - time.time()
         self._letters = letters
-        self._source = Source(connection, session, request, queue, letters, self._home, self._id_field)
+        self._source = Source(connection, session, request, queue, letters, self._home, self._id_field, check)
         self._originals = Originals(session, self._source, self._home)
         self._routes.open_all()
         self._routes.refuse_full(self._source.info, self._source.count())
@@ -61,7 +61,9 @@ class NatsStore(TaskStore):
         if request.breaker is not None:
             self._watch = Watch(session, letters, self._routes, request.run, self._source.is_ours)
         ledger = Ledger(request.state_dir, request.run) if request.run is not None and not check else None
-        self._copies = Copies(connection, session, request, self._watch, ledger)
+        self._copies = Copies(connection, session, request, self._routes, self._watch, ledger)
+        self.warnings = self._copies.warnings
+        self.warnings.extend(self._source.warnings)
 
     # Counting
 
