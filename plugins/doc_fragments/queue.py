@@ -47,7 +47,10 @@ options:
     description: File on the host with the CA that signed the broker's certificate. Default is the system's CAs.
     type: path
   tls_verify:
-    description: Whether the broker's certificate and name are checked.
+    description:
+      - Whether the broker's certificate and name are checked.
+      - PostgreSQL's are where O(tls_ca) is given or O(url) asks for TLS (V(sslmode=require) and above). Where neither does, TLS is used if
+        the server offers it, unchecked.
     type: bool
     default: true
   connect_timeout:
