@@ -6,13 +6,14 @@
 By hand twice: with the client library's own ``delete_msg``, for which the server overwrites the message on disk, and with
 ``no_erase``, which the library does not offer. Prints one markdown row for each.
 
-Usage: ``python -m tests.benchmarks.redrive_nats [--tasks 5000] [--by-hand 300] [--pairs 3]``.
+``--many`` tasks (1,000,000) are then looked at, beside 10, and redriven, and the memory of that is measured.
+
+Usage: ``python -m tests.benchmarks.redrive_nats [--tasks 5000] [--by-hand 300] [--pairs 3] [--many 1000000]``.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import shutil
 import statistics
 import tempfile
@@ -22,9 +23,11 @@ from typing import Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive as engine
 
+from tests.benchmarks.longest import looked, redriven
 from tests.contract.common import QUEUE, request
 from tests.contract.servers.nats import NatsServer
 from tests.contract.systems.nats import STREAM, Nats, application
+from tests.unit.conftest import wait_for
 
 
 def fill(system: Nats, count: int) -> None:
@@ -34,16 +37,48 @@ def fill(system: Nats, count: int) -> None:
     subject = "work.%s.note" % QUEUE
     more = application.dead_headers({}, subject, "mailer@2.0.0:worker1:1", "ValueError: no good")
 
-    async def publish(client: Any) -> None:
-        jetstream = client.jetstream()
-        for begin in range(0, count, 500):
-            sent = []
-            for _index in range(begin, min(begin + 500, count)):
-                _task, data, headers = application.new_task("note")
-                sent.append(jetstream.publish(application.dead_subject(subject), data, headers={**headers, **more}))
-            await asyncio.gather(*sent)
+    flood(system, application.dead_subject(subject), count, more)
 
-    system.nats.ask(publish)
+
+def flood(system: Nats, subject: str, count: int, more: dict[str, str]) -> None:
+    """Publish ``count`` tasks there."""
+
+    async def publish(client: Any) -> None:
+        for number in range(left):
+            _task, data, headers = application.new_task("note")
+            await client.publish(subject, data, headers={**headers, **more})
+            if number % 2000 == 1999:
+                await client.flush(30)
+                # Answered when those before are stored.
+                await client.jetstream().account_info()
+        await client.flush(30)
+
+    for begin in range(0, count, 50000):
+        left = min(50000, count - begin)
+        system.nats.ask(publish)
+    wait_for(lambda: sum(system.native(QUEUE).values()) == count, limit=60, what="%d tasks" % count)
+
+
+def looks(system: Nats, many: int) -> None:
+    """Print how long a look takes at ten tasks and at many."""
+    print("\n| NATS, tasks in the queue | a look, ms: median (range) | it says | its counters |")
+    print("| --- | --- | --- | --- |")
+    for count in (10, many):
+        system.server.clear()
+        system.declare(QUEUE)
+        flood(system, "work.%s.note" % QUEUE, count, {})
+        before = system.dump()
+        told, look = looked("nats", system.settings())
+        after = "unchanged" if system.dump() == before else "changed"
+        print("| %d queued | %s | %s queued, %s failed | %s |" % (count, told, look.queues[0].queued, look.queues[0].failed, after))
+
+
+def memory(system: Nats, many: int, folder: Path) -> None:
+    """Print what a redrive of many tasks takes of time and memory."""
+    for name, match in (("all", {}), ("by match.field", {"field": {"kind": "note"}})):
+        fill(system, many)
+        found = redriven("nats", system.settings(), match, str(folder))
+        print("redrive %s: %d tasks, %s, %.0f s, %.0f MB" % (name, found["moved"], found["verdict"], found["seconds"], found["mb"]))
 
 
 def ours(system: Nats, count: int) -> float:
@@ -83,26 +118,38 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=5000)
     parser.add_argument("--by-hand", type=int, default=300)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--many", type=int, default=1000000)
+    parser.add_argument("--parts", default="rates,looks,memory", help="what to measure, of these, with commas between them")
     chosen = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="qo-"))
     server = NatsServer("nats", folder)
     server.start()
     try:
         system = Nats(server, folder)
-        runs = [
-            (ours(system, chosen.tasks), by_hand(system, chosen.by_hand, True), by_hand(system, chosen.by_hand, False))
-            for _index in range(chosen.pairs)
-        ]
+        if "rates" in chosen.parts:
+            rates(system, chosen)
+        if "looks" in chosen.parts:
+            looks(system, chosen.many)
+        if "memory" in chosen.parts:
+            memory(system, chosen.many, folder)
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def rates(system: Nats, chosen: argparse.Namespace) -> None:
+    """Print the rates of both sides, and their ratios."""
+    runs = [
+        (ours(system, chosen.tasks), by_hand(system, chosen.by_hand, True), by_hand(system, chosen.by_hand, False))
+        for _index in range(chosen.pairs)
+    ]
     fast = [run[0] for run in runs]
     for what, column in (("get, publish, delete_msg one by one", 1), ("the same, deleted without erasing", 2)):
         slow = [run[column] for run in runs]
         ratios = [one / other for one, other in zip(fast, slow, strict=True)]
-        told = ["%d tasks/s (%d to %d)" % (statistics.median(rates), min(rates), max(rates)) for rates in (fast, slow)]
+        rate = ["%d tasks/s (%d to %d)" % (statistics.median(rates), min(rates), max(rates)) for rates in (fast, slow)]
         times = "%.1f x (%.1f to %.1f)" % (statistics.median(ratios), min(ratios), max(ratios))
-        print("| NATS | %s | %s: %s | %s |" % (told[0], what, told[1], times))
+        print("| NATS | %s | %s: %s | %s |" % (rate[0], what, rate[1], times))
 
 
 if __name__ == "__main__":
