@@ -80,14 +80,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("system", pairs, ids=ids, indirect=True)
 
 
-def server_of(item: pytest.Function) -> str:
-    """The kind of server that a test uses."""
+def server_of(item: pytest.Function, kinds: set[str]) -> str:
+    """Which of ``kinds`` of servers a test uses."""
     given: dict[str, Any] = dict(item.callspec.params) if hasattr(item, "callspec") else {}
     if "system" in given:
         return str(given["system"][1])
-    kinds = {kind for system in all_systems() for kind in system.servers}
-    named = [value for value in given.values() if value in kinds]
-    return named[0] if named else next((OWN[name] for name in [*given.values(), *item.fixturenames] if name in OWN), "redis7")
+    names = [value for value in given.values() if isinstance(value, str)] + list(item.fixturenames)
+    return next((OWN.get(name, name) for name in names if name in kinds or name in OWN), "redis7")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
@@ -96,9 +95,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     wanted = {part} if part else {name.lstrip("@") for name in os.environ.get("QUEUEOPS_SYSTEMS", "").split(",")} if sampled else None
     if wanted is None:
         return
-    others = [item for item in items if server_of(item) not in wanted]
+    kinds = {kind for system in all_systems() for kind in system.servers}
+    ours: list[pytest.Function] = []
+    others: list[pytest.Function] = []
+    for item in items:
+        (ours if server_of(item, kinds) in wanted else others).append(item)
     config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
+    items[:] = ours
 
 
 class Servers:
