@@ -7,8 +7,8 @@ From the top of the repository: ``PYTHONPATH=build python -m tests.benchmarks.re
 [--kinds classic,quorum] [--tasks 20000,40000] [--pairs 3] [--cold]``. The ways are run in turn in each round; prints Markdown rows: median
 (range) of tasks a second, and of the ratios round by round. Ends with 1 where the median of a ratio misses its bar. ``--cold`` does not
 run each way once beforehand.
-``--memory 1000000`` instead redrives so many in a process of its own, and prints the most memory that it had; ``--profile`` shows what
-the time of one redrive is spent on.
+``--memory 1000000`` instead redrives so many in a process of its own, and prints the most memory that it had, and how long looks take;
+``--profile`` shows what the time of one redrive is spent on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry imp
 from tests.contract.servers.rabbitmq import RabbitServer
 from tests.unit.conftest import wait_for
 
-QUEUE, DEAD = "mail", "mail.dead"
+QUEUE, DEAD, ID = "mail", "mail.dead", "task-%09d"
 #: Ratios that have to be reached, to one by one and to a shovel.
 BARS = (8.0, 0.6)
 BODY = b'{"to": "someone@example.org", "template": "welcome", "attempt": 1, "padding": "%s"}' % (b"x" * 110)
@@ -59,15 +59,18 @@ class Bench:
         death = {"count": 1, "reason": "rejected", "queue": QUEUE, "time": 1700000000, "exchange": "", "routing-keys": [QUEUE]}
         headers = {"x-death": [death], "x-first-death-exchange": "", "x-first-death-queue": QUEUE, "x-first-death-reason": "rejected"}
         link = Link(AmqpConnection({"url": self.server.url}), "fill")
-        body, blank = link.frames(BODY), AmqpMessage(0, False, b"", b"")
+        properties = {"message_id": ID % 0, "delivery_mode": 2, "type": "welcome", "content_type": "application/json"}
+        body, model = link.frames(BODY), AmqpMessage(0, False, b"", b"").rewritten(headers, properties=properties)
         for number in range(1, self.tasks + 1):
-            properties = {"message_id": "task-%09d" % number, "delivery_mode": 2, "type": "welcome", "content_type": "application/json"}
-            link.publish(DEAD, blank.rewritten(headers, properties=properties), body, len(BODY))
+            link.publish(DEAD, model.replace((ID % 0).encode(), (ID % number).encode()), body, len(BODY))
             if number % 2000 == 0 or number == self.tasks:
                 link.commit()
         link.close()
         # As of a queue that has been there for a while: the broker's statistics know it.
         wait_for(lambda: self.server.ask("GET", "/api/queues/%2F/" + DEAD).get("messages_ready") == self.tasks, limit=60, what="statistics")
+
+    def settings(self) -> dict[str, str]:
+        return {"url": self.server.url, "management_url": self.server.management, "dead_letter": "{queue}.dead"}
 
     def depth(self, name: str) -> int:
         with self.server.connection() as connection:
@@ -76,13 +79,25 @@ class Bench:
     def ours(self) -> float:
         self.fill()
         state = tempfile.mkdtemp(prefix="qo-")
-        settings = {"url": self.server.url, "management_url": self.server.management, "dead_letter": "{queue}.dead"}
         began = time.monotonic()
-        report = redrive(open_backend("rabbitmq", settings), RedriveRequest(QUEUE, state_dir=state))
+        report = redrive(open_backend("rabbitmq", self.settings()), RedriveRequest(QUEUE, state_dir=state))
         took = time.monotonic() - began
         shutil.rmtree(state)
         assert report.moved == self.depth(QUEUE) == self.tasks, report
         return self.tasks / took
+
+    def looks(self, count: int = 30) -> str:
+        """How long queue_info's look takes (ms)."""
+        took = []
+        for _look in range(count):
+            backend = open_backend(
+                "rabbitmq", {"url": self.server.url, "management_url": self.server.management, "dead_letter": "{queue}.dead"}
+            )
+            began = time.monotonic()
+            (state,) = backend.look([QUEUE]).queues
+            took.append(1000 * (time.monotonic() - began))
+            assert state.dead_lettered == self.tasks, state
+        return told(took)
 
     def shovel(self) -> float:
         self.fill()
@@ -160,8 +175,14 @@ def profile(bench: Bench) -> None:
 def run(bench: Bench, chosen: Any) -> bool:
     """Do with one server and type of queue what was asked for; False: a bar was missed."""
     if chosen.memory:
+        few = Bench(bench.server, bench.kind, 10)
+        few.fill()
+        told_few = few.looks()
         bench.fill()
-        print("%s %s: " % (bench.server.kind, bench.kind), end="", flush=True)
+        print(
+            "%s %s: a look at 10 tasks %s ms, at %d %s ms;" % (bench.server.kind, bench.kind, told_few, bench.tasks, bench.looks()), end=" "
+        )
+        sys.stdout.flush()
         child = [sys.executable, "-m", "tests.benchmarks.redrive_rabbitmq", "--child", bench.server.url, bench.server.management]
         subprocess.run(child, check=True)
         return True

@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from .._errors import FleetError, Refused
 from .amqp_connection import AmqpConnection
 from .amqp_destinations import Destinations
-from .amqp_dialect import CC, COPIES, NO_CHANGE, REDRIVES, RUN, USER, Dialect
+from .amqp_dialect import CC, COPIES, NO_CHANGE, REDRIVES, RUN, USER, Change, Dialect
 from .amqp_link import Link
-from .amqp_message import AmqpMessage
+from .amqp_message import AmqpMessage, header_table
 from .amqp_resume import Resumed, Witness
 from .amqp_source import Source
 from .ledger import Ledger
 
 #: Destinations whose length is noted with each batch.
 MEASURED = 8
+#: Headers that are set or left out in a copy.
+OURS = (REDRIVES, RUN, CC)
 
 UNCLEAR = "No task is lost; of the batch in hand it is not known whether it was sent"
 
@@ -67,6 +69,8 @@ class Batches:
         self._done: list[int] = []
         self._cleared = 0
         self._unsettled = False
+        # Our headers, by how often a message was redriven.
+        self._tables: dict[int, bytes] = {}
         self.sent_at = 0.0
         self.meanwhile: Callable[[], None] | None = None
 
@@ -167,29 +171,50 @@ class Batches:
     def prepare(self, message: AmqpMessage, action: str, queue: str) -> tuple[str, str, bytes, bytes, int]:
         """What is to be published of a message: action and queue, properties, body in frames, its size; kept in the message."""
         change = self._dialect.change(message, action, queue) if action != "leave" else NO_CHANGE
-        headers: Mapping[str, Any] = change.headers
+        count = self._dialect.redrives(message) + 1 if action in ("requeue", "compensate") else 0
+        frames, size = message.body_frames, message.size
+        if change.body is not None:
+            frames, size = self._link.frames(change.body), len(change.body)
+        copy = (action, queue, self._plain(message, change, count) or self._properties(message, change, count), frames, size)
+        message.copy = copy
+        return copy
+
+    def _plain(self, message: AmqpMessage, change: Change, count: int) -> bytes | None:
+        """The properties of the copy, quickly: of a message to which nothing happens but that our headers are added. None: of another."""
+        user = message.prop("user_id")
+        if (
+            change.headers
+            or change.without
+            or change.properties
+            or message.prop("delivery_mode") != 2
+            or (user is not None and user != self._amqp.username)
+            or any(message.has_header(name) for name in OURS)
+        ):
+            return None
+        table = self._tables.get(count)
+        if table is None:
+            table = self._tables[count] = header_table({REDRIVES: count, RUN: self._run} if count else {})
+        return message.extended(table)
+
+    def _properties(self, message: AmqpMessage, change: Change, count: int) -> bytes:
+        """The properties of the copy."""
+        headers: dict[str, Any] = dict(change.headers)
         without = change.without
-        if action in ("requeue", "compensate"):
-            headers = dict(headers)
-            headers[REDRIVES] = self._dialect.redrives(message) + 1
+        if count:
+            headers[REDRIVES] = count
             headers[RUN] = self._run
         properties: dict[str, Any] = {"delivery_mode": 2}
         user = message.prop("user_id")
         if user is not None and user != self._amqp.username:
             # The broker takes no message in another user's name.
             properties["user_id"] = None
-            headers = dict(headers, **{USER: user})
+            headers[USER] = user
         if message.has_header(CC):
             # The broker would send copies to these queues as well, which had theirs when it was published.
-            headers = dict(headers, **{COPIES: message.header(CC)})
+            headers[COPIES] = message.header(CC)
             without = without | {CC}
         properties.update(change.properties)
-        frames, size = message.body_frames, message.size
-        if change.body is not None:
-            frames, size = self._link.frames(change.body), len(change.body)
-        copy = (action, queue, message.rewritten(headers, without, properties), frames, size)
-        message.copy = copy
-        return copy
+        return message.rewritten(headers, without, properties)
 
     def _acknowledge(self) -> None:
         """Acknowledge what the ledger knows to be published, with the next commit."""

@@ -37,6 +37,9 @@ PROPERTIES: tuple[tuple[str, str], ...] = (
 )
 _FLAGS: dict[str, int] = {name: 1 << (15 - place) for place, (name, _kind) in enumerate(PROPERTIES)}
 
+#: The properties that are set, by the flags: messages of one application have the same.
+_LAYOUTS: dict[int, tuple[tuple[str, str], ...]] = {}
+
 # Bytes that a field value takes after its type, for the types of a fixed length.
 _FIXED: dict[int, int] = {
     ord("t"): 1,
@@ -64,10 +67,10 @@ class AmqpMessage:
     :ivar exchange: the exchange it was last published to ("" is the default exchange).
     :ivar routing_key: with this key.
     :ivar body_frames: the body as it came, in AMQP frames; :attr:`body` is its bytes.
-    :ivar copy: what its copy will be, as far as that was prepared; the redrive's own.
+    :ivar copy: what its copy will be, and :ivar told: its identity and label, as far as a redrive has prepared them.
     """
 
-    __slots__ = ("_exchange", "_headers", "_places", "_raw", "_routing_key", "body_frames", "copy", "redelivered", "size", "tag")
+    __slots__ = ("_exchange", "_headers", "_places", "_raw", "_routing_key", "body_frames", "copy", "redelivered", "size", "tag", "told")
 
     def __init__(self, tag: int, redelivered: bool, exchange: bytes, routing_key: bytes) -> None:
         self.tag = tag
@@ -77,6 +80,7 @@ class AmqpMessage:
         self.size = 0
         self.body_frames = b""
         self.copy: Any = None
+        self.told: Any = None
         self._raw = b"\0\0"
         self._places: dict[str, tuple[int, int]] | None = None
         self._headers: dict[str, tuple[int, int]] | None = None
@@ -146,9 +150,10 @@ class AmqpMessage:
         """Where each property's value stands."""
         raw, at, places = self._raw, 2, {}
         flags = _USHORT.unpack_from(raw, 0)[0]
-        for name, kind in PROPERTIES:
-            if not flags & _FLAGS[name]:
-                continue
+        layout = _LAYOUTS.get(flags)
+        if layout is None:
+            layout = _LAYOUTS[flags] = tuple(entry for entry in PROPERTIES if flags & _FLAGS[entry[0]])
+        for name, kind in layout:
             if kind == "s":
                 end = at + 1 + raw[at]
                 places[name] = (at + 1, end)
@@ -178,6 +183,16 @@ class AmqpMessage:
                 at = after
         self._headers = found
         return found
+
+    def extended(self, table: bytes) -> bytes | None:
+        """The properties of a copy that has these headers as well (see :func:`header_table`); None where it has none to add them to."""
+        place = (self._places or self._locate()).get("headers")
+        if not table:
+            return self._raw
+        if place is None:
+            return None
+        raw, (start, end) = self._raw, place
+        return b"".join((raw[: start - 4], _LONG.pack(end - start + len(table)), raw[start:end], table, raw[end:]))
 
     def rewritten(
         self, headers: Mapping[str, Any], without: frozenset[str] = frozenset(), properties: Mapping[str, Any] | None = None
@@ -231,6 +246,11 @@ def _property(kind: str, value: Any) -> bytes:
 def _entry(name: str, value: Any) -> bytes:
     text = _text(name)
     return bytes((len(text),)) + text + encoded(value)
+
+
+def header_table(headers: Mapping[str, Any]) -> bytes:
+    """Headers as AMQP writes them, without their length."""
+    return b"".join(_entry(name, value) for name, value in headers.items())
 
 
 def encoded(value: Any) -> bytes:

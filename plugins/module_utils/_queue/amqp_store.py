@@ -236,9 +236,11 @@ class AmqpStore(TaskStore):
         swept = Sweep(matched=len(messages))
         chosen, dialect = [], self._dialect
         for message in messages:
-            obstacle = self._obstacle(message)
+            # What was prepared had none.
+            obstacle = self._obstacle(message) if message.copy is None else None
             if obstacle is None:
-                chosen.append((message, action, destination, dialect.identity(message)))
+                identity = dialect.identity(message) if message.told is None else message.told[0]
+                chosen.append((message, action, destination, identity))
             else:
                 swept.skipped_because[obstacle] = swept.skipped_because.get(obstacle, 0) + 1
                 self._leave([message])
@@ -247,9 +249,10 @@ class AmqpStore(TaskStore):
             if outcome:
                 swept.skipped_because[outcome] = swept.skipped_because.get(outcome, 0) + 1
                 continue
-            labels[dialect.label(entry[0])] += 1
+            message = entry[0]
+            labels[dialect.label(message) if message.told is None else message.told[1]] += 1
             if len(swept.sample) < NAMED:
-                swept.sample.append(self._task(entry[0]))
+                swept.sample.append(self._task(message))
         for (name, version), count in labels.items():
             swept.moved += count
             swept.by_task[name or "unknown"] = swept.by_task.get(name or "unknown", 0) + count
@@ -262,9 +265,12 @@ class AmqpStore(TaskStore):
         if link is None or batches is None:
             return
         for message in link.ahead(self.batch):
-            queue = self._queue_for(message, action, destination)
-            if queue is not None and message.copy is None and self._destinations.is_known(queue) and self._obstacle(message) is None:
+            queue = self._queue_for(message, action, destination) if message.copy is None else None
+            if queue is None or not self._destinations.is_known(queue):
+                continue
+            if self._obstacle(message) is None and not self._unfit(message, action, queue):
                 batches.prepare(message, action, queue)
+                message.told = self._dialect.identity(message), self._dialect.label(message)
 
     def fates(self, moved: int) -> tuple[int, int]:
         """By counts: what the source has more than it should has failed again; what is in no queue and in no worker's hand is settled.
@@ -346,10 +352,18 @@ class AmqpStore(TaskStore):
 
     def _target(self, message: AmqpMessage, action: str, destination: str | None) -> tuple[str | None, str]:
         """Where to, and why not."""
+        if message.copy is not None and message.copy[0] == action and self._destinations.is_known(message.copy[1]):
+            return message.copy[1], ""
         queue = self._queue_for(message, action, destination)
         if queue is None:
             return None, "" if action == "discard" else NO_ORIGIN
-        return queue, "" if self._destinations.exists(queue) else NO_QUEUE % queue
+        if not self._destinations.exists(queue):
+            return queue, NO_QUEUE % queue
+        return queue, self._unfit(message, action, queue)
+
+    def _unfit(self, message: AmqpMessage, action: str, queue: str) -> str:
+        """Why a message cannot become one of ``queue``; empty: it can."""
+        return ""
 
     def _move(self, going: list[Going]) -> list[Going]:
         if self._batches is None:

@@ -141,12 +141,9 @@ class DramatiqAmqpStore(AmqpStore):
         held = (self._management.queue(self._delayed) or {}).get("messages_unacknowledged") or 0
         return (found.ready if found else 0) + int(held)
 
-    def _target(self, message: AmqpMessage, action: str, destination: str | None) -> tuple[str | None, str]:
-        queue, problem = super()._target(message, action, destination)
+    def _unfit(self, message: AmqpMessage, action: str, queue: str) -> str:
         readdressed = action in ("requeue", "compensate") and queue != self._request.queue
-        if not problem and readdressed and self._dramatiq.message(message).options is None:
-            problem = NOT_JSON
-        return queue, problem
+        return NOT_JSON if readdressed and self._dramatiq.message(message).options is None else ""
 
     def fates(self, moved: int) -> tuple[int, int]:
         settled, failed = super().fates(moved)

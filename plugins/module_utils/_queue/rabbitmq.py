@@ -153,7 +153,7 @@ class RabbitmqBackend(QueueBackend):
         unknowns = Unknowns()
         seen = _Seen(management)
         states = [self._state(name, depths, dead[name], (known or {}).get(name), seen, now, unknowns) for name in names]
-        workers = self._workers(seen, names, unknowns)
+        workers = self._workers(seen, {state.name: state.executing for state in states}, unknowns)
         return Look(now, states, workers, unknowns.as_dict())
 
     def _dead_letters(self, management: Management, name: str, told: Mapping[str, Any] | None) -> tuple[str | None, str]:
@@ -218,23 +218,31 @@ class RabbitmqBackend(QueueBackend):
         else:
             unknowns.note("queues.oldest_task_age_s", _NO_TIMESTAMP if state.queued else _EMPTY, state.name)
 
-    def _workers(self, seen: _Seen, names: list[str], unknowns: Unknowns) -> list[WorkerState]:
-        """One for each connection that consumes from these queues."""
+    def _workers(self, seen: _Seen, executing: Mapping[str, int | None], unknowns: Unknowns) -> list[WorkerState]:
+        """One for each connection that consumes from these queues, of which so many tasks are executing."""
         connections = seen.connections
         if seen.consumers is None or connections is None:
             unknowns.note("workers", _IN_MANAGEMENT % (seen.reason or _NOT_TOLD))
             return []
+        held = seen.held
         by_connection: dict[str, list[dict[str, Any]]] = {}
-        for queue in names:
+        # Queues of which more is in hand than the workers' own statistics, which may be older, tell.
+        behind = set()
+        for queue, count in executing.items():
+            holders = set()
             for consumer in seen.consumers.get(queue, ()):
                 connection = (consumer.get("channel_details") or {}).get("connection_name") or ""
+                holders.add(connection)
                 by_connection.setdefault(connection, []).append(consumer)
-        held = seen.held
+            if count is None or count > sum(held.get(name, 0) for name in holders):
+                behind.add(queue)
         workers = []
         for name, found in sorted(by_connection.items()):
             worker = self._worker(name, connections.get(name) or {}, found, unknowns)
-            if name in held:
-                worker.state = "busy" if held[name] else "idle"
+            if held.get(name):
+                worker.state = "busy"
+            elif name in held and not behind.intersection(worker.queues or ()):
+                worker.state = "idle"
             else:
                 unknowns.note("workers.state", "the broker does not tell yet what it has in hand", worker.name)
             workers.append(worker)

@@ -56,7 +56,8 @@ class Management:
                     url_password=self._user[1],
                     force_basic_auth=True,
                     timeout=self._timeout,
-                    validate_certs=self._verify,
+                    # Without TLS there is nothing to check, and loading the authorities takes longer than the question.
+                    validate_certs=self._verify and url.startswith("https"),
                     ca_path=self._ca if url.startswith("https") else None,
                     use_proxy=False,
                 )
