@@ -18,6 +18,7 @@ from .celery_redis_failed import FailedStore, scan_failed
 from .celery_redis_keys import CeleryKeys, Held, Mailbox
 from .celery_redis_messages import HeldStore, ListStore
 from .celery_redis_scripts import SIZE
+from .celery_redis_store import CeleryStore
 from .redis_connection import RedisConnection
 
 #: Looking for queues by their bindings walks the database's keys; it is given up beyond this many.
@@ -331,19 +332,23 @@ class CeleryRedisBackend(QueueBackend):
     def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
         """What can be refused is refused here: no such queue, a server that takes no writes, results that hold no arguments."""
         redis, keys, source = self._redis, self._keys, request.source
-        if not check:
-            redis.require_writable("redrive")
+        # Celery lets its results expire, and nothing else.
+        warnings = [] if check else redis.require_writable("redrive", expiring=source == "failed")
         for rule in request.rules:
             for action, place, done in (("park", "parked", "parked"), ("dead_letter", "dead_lettered", "dead-lettered")):
                 if rule.action == action and source == place:
                     raise Refused("Tasks of the source %s are %s already" % (place, done), option="rules", next_step="Use another action")
         with redis.asking("find the queues") as client:
             self._require_queues(client, request)
+        store: CeleryStore
         if source == "failed":
-            return FailedStore(redis, keys, request, check)
-        if source in ("executing", "abandoned"):
-            return HeldStore(redis, keys, self._mailbox, request, check)
-        return ListStore(redis, keys, request, check)
+            store = FailedStore(redis, keys, request, check)
+        elif source in ("executing", "abandoned"):
+            store = HeldStore(redis, keys, self._mailbox, request, check)
+        else:
+            store = ListStore(redis, keys, request, check)
+        store.warnings = warnings
+        return store
 
     def _require_queues(self, client: Any, request: RedriveRequest) -> None:
         keys = self._keys

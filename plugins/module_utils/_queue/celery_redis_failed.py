@@ -18,7 +18,7 @@ from .celery_redis_keys import CeleryKeys
 from .celery_redis_scripts import ACT_META, SCAN_METAS
 from .celery_redis_store import OUTCOMES, CeleryStore, metas_of
 from .redis_connection import RedisConnection
-from .redis_scripts import RUN_KEPT_S
+from .redis_scripts import RUN_KEPT_S, raw
 
 
 def scan_failed(client: Any, keys: CeleryKeys, routed: Collection[str]) -> Iterator[tuple[str, str, str]]:
@@ -131,7 +131,7 @@ class FailedStore(CeleryStore):
     def census(self) -> Census:
         return Census(dict([("failed", self._count)], **self._counts()))
 
-    def identities(self) -> Iterator[list[str]]:
+    def identities(self) -> Iterator[list[bytes]]:
         if not self._fresh:
             self._index = []
             with self._redis.asking("read the tasks' ids") as client:
@@ -139,7 +139,7 @@ class FailedStore(CeleryStore):
         self._count = 0
         for ids in self._pieces():
             self._count += len(ids)
-            yield ids
+            yield [raw(task) for task in ids]
         self._index = self._index if self._named is None else self._named
         self._fresh = False
         yield from super().identities()
@@ -154,9 +154,13 @@ class FailedStore(CeleryStore):
 
     def windows(self) -> Iterator[list[Task]]:
         for ids in self._pieces():
-            with self._redis.asking("read the failed tasks") as client:
-                notes, raws = metas_of(client, self._keys, ids, self._moved, self._keys.redrives(self._request.queue))
-            yield [self._task(task, note, raw) for task, note, raw in zip(ids, notes, raws)]
+            pieces = metas_of(self._redis.client, self._keys, ids, self._moved, self._keys.redrives(self._request.queue))
+            while True:
+                with self._redis.asking("read the failed tasks"):
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                yield [self._task(*told) for told in piece]
         if self._without:
             # They may be of any queue, and cannot be left out silently.
             yield [Task("unknown", obstacle=NO_ARGUMENTS) for _index in range(self._without)]
@@ -164,9 +168,8 @@ class FailedStore(CeleryStore):
     def load(self, tasks: list[Task], what: frozenset[str]) -> None:
         """All that a result tells has been filled in; it holds no headers."""
 
-    def _task(self, task_id: str, note: tuple[bool, int], raw: bytes) -> Task:
-        moved_before, redrives = note
-        meta = read_object(raw) or {}
+    def _task(self, task_id: str, moved_before: bool, redrives: int, result: bytes) -> Task:
+        meta = read_object(result) or {}
         worker = meta.get("worker")
         task = Task(
             task_id,
@@ -176,7 +179,7 @@ class FailedStore(CeleryStore):
             redrives=redrives,
         )
         task.error = error_of_meta(meta)
-        task.handle = (raw, meta)
+        task.handle = (result, meta)
         if isinstance(meta.get("args"), list):
             task.fields = {"args": meta["args"], "kwargs": meta.get("kwargs")}
         if moved_before:
@@ -192,15 +195,15 @@ class FailedStore(CeleryStore):
     def apply(self, decisions: list[Decision]) -> list[str]:
         arguments: list[Any] = []
         for decision in decisions:
-            raw, meta = decision.task.handle
+            result, meta = decision.task.handle
             envelope = envelope_of_meta(meta, self._request.queue, decision.task.redrives)
             push, message = self._go(decision, envelope)
             changed = marked_meta(meta, decision.action, self._request.run)
             if decision.action in ("discard", "fail"):
                 # A failed task that is to be one stays as it is.
-                changed = b"" if decision.action == "discard" else raw
+                changed = b"" if decision.action == "discard" else result
             counts = "1" if decision.action in ("requeue", "compensate") else ""
-            arguments += [decision.task.id, raw, push, message, changed, counts]
+            arguments += [decision.task.id, result, push, message, changed, counts]
         keys = self._keys
         lead = [self._moved, RUN_KEPT_S, keys.db, keys.result_db, keys.meta_prefix, keys.redrives(self._request.queue)]
         with self._redis.asking("redrive") as client:

@@ -28,29 +28,27 @@ from .redis_scripts import literal
 #: At most this many unacknowledged messages are read one by one, and at most this many by their last bytes; beyond, only counted.
 READ_WHOLE = 500
 READ_TAILS = 5000
+#: Of them so many are looked at by one script on the server.
+PIECE = 200
 
-# KEYS: unacked. ARGV: read whole up to, read tails up to.
-# Answers count, whether ids are read, then exchange, routing key and id of each message, all joined by NUL.
-# Exchange and routing key are the last that is held; they are looked for in the last bytes alone, and read once where they are the same.
+# A piece of what is unacknowledged. KEYS: unacked. ARGV: cursor, how many, 1 if ids are wanted.
+# Answers the next cursor, then tag, exchange, routing key and id of each message, all joined by NUL.
+# Exchange and routing key are the last that is held: they are looked for in the last bytes, and read once where they are the same.
 _UNACKED = """
-local total = redis.call('HLEN', KEYS[1])
-local whole = total <= tonumber(ARGV[1])
-local out, known = {tostring(total), whole and '1' or '0'}, {}
-if total <= tonumber(ARGV[2]) then
-  for _, raw in ipairs(redis.call('HVALS', KEYS[1])) do
-    local tail = string.match(string.sub(raw, -600), ', ("[^"]*", "[^"]*")%]$')
-    local ends = tail and known[tail]
-    if not ends then
-      local ok, read = pcall(cjson.decode, tail and '[' .. tail .. ']' or raw)
-      ends = ok and {tostring(read[#read - 1]), tostring(read[#read])} or {'', ''}
-      if tail then known[tail] = ends end
-    end
-    local id = ''
-    if whole then id = string.match(raw, '.*"correlation_id": "([^"]+)"') or '' end
-    out[#out + 1] = ends[1]
-    out[#out + 1] = ends[2]
-    out[#out + 1] = id
+local page, known = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), {}
+local out = {page[1]}
+for i = 2, #page[2], 2 do
+  local raw = page[2][i]
+  local tail = string.match(string.sub(raw, -80), ', ("[^"]*", "[^"]*")%]$')
+  local ends = tail and known[tail]
+  if not ends then
+    local ok, read = pcall(cjson.decode, tail and '[' .. tail .. ']' or raw)
+    ends = ok and {tostring(read[#read - 1]), tostring(read[#read])} or {'', ''}
+    if tail then known[tail] = ends end
   end
+  local n = #out
+  out[n + 1], out[n + 2], out[n + 3] = page[2][i - 1], ends[1], ends[2]
+  out[n + 4] = ARGV[3] == '1' and string.match(raw, '.*"correlation_id": "([^"]+)"') or ''
 end
 return table.concat(out, '\\0')
 """
@@ -151,22 +149,29 @@ class CeleryKeys:
         return bool(pipe.execute()[0])
 
     def unacked(self, client: Any) -> Held:
-        answer = client.eval(_UNACKED, 1, self.unacked_key, READ_WHOLE, READ_TAILS)
-        parts = answer.decode("utf-8", "replace").split("\0")
-        total, whole = int(parts[0]), parts[1] == "1"
+        total = int(client.hlen(self.unacked_key))
         if total > READ_TAILS:
             return Held(total)
+        whole = total <= READ_WHOLE
+        found: dict[str, tuple[str, str, str]] = {}
+        cursor = "0"
+        while True:
+            answer = client.eval(_UNACKED, 1, self.unacked_key, cursor, PIECE, int(whole))
+            cursor, *parts = answer.decode("utf-8", "replace").split("\0")
+            # By their tags, for a walk may show one twice.
+            found.update((parts[at], (parts[at + 1], parts[at + 2], parts[at + 3])) for at in range(0, len(parts), 4))
+            if cursor == "0":
+                break
         by_queue: dict[str, int] = {}
         ids: dict[str, list[str]] = {}
         routes: dict[str, dict[str, str]] = {}
-        for at in range(2, len(parts) - 2, 3):
-            exchange, key, task = parts[at : at + 3]
+        for exchange, key, task in found.values():
             if exchange and exchange not in routes:
                 routes[exchange] = dict(self.bound(client, exchange))
             queue = routes.get(exchange, {}).get(key, key)
             by_queue[queue] = by_queue.get(queue, 0) + 1
             ids.setdefault(queue, []).append(task)
-        return Held(total, by_queue, ids if whole else None)
+        return Held(len(found), by_queue, ids if whole else None)
 
     def routing_keys(self, client: Any, queue: str) -> set[str]:
         """The routing keys by which tasks come to a queue, as far as its own exchange tells."""

@@ -15,7 +15,7 @@ from .celery_redis_keys import CeleryKeys, Mailbox
 from .celery_redis_scripts import ACT_HELD, ACT_LIST, WINDOW
 from .celery_redis_store import OUTCOMES, CeleryStore
 from .redis_connection import RedisConnection
-from .redis_scripts import RUN_KEPT_S
+from .redis_scripts import RUN_KEPT_S, WINDOW_BYTES
 
 
 class ListStore(CeleryStore):
@@ -60,9 +60,9 @@ class ListStore(CeleryStore):
             while walked < self._ends[key]:
                 size = min(self.batch, self._ends[key] - walked)
                 with self._redis.asking("read the tasks") as client:
-                    answer = client.eval(WINDOW, 1, key, skip, size, anchor)
-                    skip, raws = int(answer[0]), answer[1:][::-1]
-                    tasks = self._tasks(client, key, skip, raws)
+                    answer = client.eval(WINDOW, 1, key, skip, size, WINDOW_BYTES, anchor)
+                    skip = int(answer[0])
+                    tasks = self._tasks(client, key, skip, answer[1:])
                 if not tasks:
                     break
                 self._gone = 0

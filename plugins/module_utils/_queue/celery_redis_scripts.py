@@ -10,16 +10,24 @@ from __future__ import annotations
 
 # A window of a list, from the right; the first answer is how many to its right were walked over.
 # Finds the anchor (the last one walked over) again, for workers take on the right meanwhile.
-# KEYS: list. ARGV: walked over, size, anchor.
+# KEYS: list. ARGV: walked over, size, bytes after which to stop, anchor.
 WINDOW = """
-local skip, size = tonumber(ARGV[1]), tonumber(ARGV[2])
-if skip > 0 and ARGV[3] ~= '' and redis.call('LINDEX', KEYS[1], -skip) ~= ARGV[3] then
+local skip, size, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+if skip > 0 and ARGV[4] ~= '' and redis.call('LINDEX', KEYS[1], -skip) ~= ARGV[4] then
   -- No farther than it was, but for what kombu puts back on the right.
-  local at = redis.call('LPOS', KEYS[1], ARGV[3], 'RANK', '-1', 'MAXLEN', skip + 1000)
+  local at = redis.call('LPOS', KEYS[1], ARGV[4], 'RANK', '-1', 'MAXLEN', skip + 1000)
   if at then skip = redis.call('LLEN', KEYS[1]) - at else skip = 0 end
 end
-local found = redis.call('LRANGE', KEYS[1], -(skip + size), -(skip + 1))
-table.insert(found, 1, tostring(skip))
+local found, bytes = {tostring(skip)}, 0
+while #found <= size and bytes < limit do
+  local from = skip + #found - 1
+  local some = redis.call('LRANGE', KEYS[1], -(from + math.min(20, size - #found + 1)), -(from + 1))
+  if #some == 0 then break end
+  for i = #some, 1, -1 do
+    found[#found + 1] = some[i]
+    bytes = bytes + #some[i]
+  end
+end
 return found
 """
 
@@ -93,17 +101,21 @@ end
 return table.concat(found, '\\0')
 """
 
-# ARGV: database, database of results, prefix of results, moved set or '', hash of redrives or '', ids.
-# Answers "<moved before>,<redrives>" of each, joined by ';', then the results.
+# ARGV: database, database of results, prefix of results, moved set or '', hash of redrives or '', bytes after which to stop, ids.
+# Answers "<moved before>,<redrives>" of each, joined by ';', then the results, until they are too many bytes.
 CARDS = """
 local notes = {}
-for i = 6, #ARGV do
+for i = 7, #ARGV do
   local moved = ARGV[4] ~= '' and redis.call('SISMEMBER', ARGV[4], ARGV[i]) or 0
   notes[#notes + 1] = moved .. ',' .. (ARGV[5] ~= '' and redis.call('HGET', ARGV[5], ARGV[i]) or '0')
 end
 redis.call('SELECT', ARGV[2])
-local found = {table.concat(notes, ';')}
-for i = 6, #ARGV do found[#found + 1] = redis.call('GET', ARGV[3] .. ARGV[i]) or '' end
+local found, bytes = {table.concat(notes, ';')}, 0
+for i = 7, #ARGV do
+  found[#found + 1] = redis.call('GET', ARGV[3] .. ARGV[i]) or ''
+  bytes = bytes + #found[#found]
+  if bytes > tonumber(ARGV[6]) then break end
+end
 redis.call('SELECT', ARGV[1])
 return found
 """
@@ -159,16 +171,23 @@ if wrong then return wrong end
 local total = redis.call('LLEN', KEYS[1])
 local near, far = tonumber(ARGV[5]), tonumber(ARGV[6])
 local at = {}
-local function search(margin_near, margin_far)
-  local first = math.max(0, total - far - margin_far)
-  local last = math.min(total - 1, total - near + margin_near)
+-- From the right end, which what is pushed on the left does not change.
+local function search(low, high)
+  local first = math.max(0, total - high)
   at = {}
-  -- From the right end, which what is pushed on the left does not change.
-  for i, raw in ipairs(redis.call('LRANGE', KEYS[1], first, last)) do at[raw] = first + i - 1 - total end
+  for i, raw in ipairs(redis.call('LRANGE', KEYS[1], first, total - math.max(low, 1))) do at[raw] = first + i - 1 - total end
 end
-search(0, 0)
-for i = 8, #ARGV, 6 do
-  if not at[ARGV[i + 1]] then search(500, 100) break end
+search(near, far)
+-- The farthest that is not where it was tells how far workers have taken on the right meanwhile.
+local span, tries = far - near + 100, 3
+for i = #ARGV - 5, 8, -6 do
+  if at[ARGV[i + 1]] or tries == 0 then break end
+  local place = redis.call('LPOS', KEYS[1], ARGV[i + 1], 'RANK', '-1', 'MAXLEN', far + 100)
+  if place then
+    search(total - place - span, total - place + span)
+    break
+  end
+  tries = tries - 1
 end
 local places = {}
 for i = 8, #ARGV, 6 do

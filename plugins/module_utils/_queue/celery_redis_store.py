@@ -16,7 +16,7 @@ from .celery_message import MOVED, body_of, call_of, failed_meta, headers_as_tex
 from .celery_redis_keys import CeleryKeys
 from .celery_redis_scripts import CARDS, IDS_OF_HELD, IDS_OF_LIST
 from .redis_connection import RedisConnection
-from .redis_scripts import MOVED_BEFORE
+from .redis_scripts import MOVED_BEFORE, WINDOW_BYTES, raw
 
 #: Why a task was not acted on, by the letter that the scripts answer with.
 OUTCOMES = {"m": "", "a": MOVED_BEFORE, "g": "it was taken, or has changed, meanwhile"}
@@ -25,7 +25,7 @@ OUTCOMES = {"m": "", "a": MOVED_BEFORE, "g": "it was taken, or has changed, mean
 class CeleryStore(TaskStore):
     """What the three sources share: where tasks go, and what is counted."""
 
-    batch = 250
+    batch = 200
 
     def __init__(self, redis: RedisConnection, keys: CeleryKeys, request: RedriveRequest, check: bool) -> None:
         self._redis = redis
@@ -120,24 +120,23 @@ class CeleryStore(TaskStore):
         counts["unacknowledged"] = held
         return counts
 
-    def _identities(self) -> Iterator[list[str]]:
+    def _identities(self) -> Iterator[list[bytes]]:
         """Ids in the lists, and of what workers hold of these queues."""
         with self._redis.asking("read the tasks' ids") as client:
             for listed in self._places().values():
                 for key in listed:
                     yield from list_ids(client, key)
             wanted = self._queues()
-            routed = {name for queue in wanted for name in self._keys.routing_keys(client, queue)}
-            cursor = "0"
+            routed = {raw(name) for queue in wanted for name in self._keys.routing_keys(client, queue)}
+            cursor = b"0"
             while True:
                 answer = client.eval(IDS_OF_HELD, 1, self._keys.unacked_key, cursor, 200)
-                parts = answer.decode("utf-8", "surrogateescape").split("\0")
-                cursor = parts[0]
-                yield [parts[at] for at in range(1, len(parts) - 1, 2) if parts[at + 1] in routed]
-                if cursor == "0":
+                cursor, *parts = answer.split(b"\0")
+                yield [parts[at] for at in range(0, len(parts), 2) if parts[at + 1] in routed]
+                if cursor == b"0":
                     return
 
-    def identities(self) -> Iterator[list[str]]:
+    def identities(self) -> Iterator[list[bytes]]:
         return self._identities()
 
     def fates(self, moved: int) -> tuple[int, int]:
@@ -145,15 +144,15 @@ class CeleryStore(TaskStore):
         still = []
         with self._redis.asking("read the results of redriven tasks") as client:
             for first in range(0, len(self._waiting), self.batch):
-                part = self._waiting[first : first + self.batch]
-                for task, raw in zip(part, metas_of(client, self._keys, part)[1]):
-                    meta = read_object(raw) or {}
-                    status = meta.get("status")
-                    if meta.get(MOVED) is not None or status not in ("SUCCESS", "FAILURE", "REVOKED"):
-                        still.append(task)
-                        continue
-                    self._known += 1
-                    self._failed += status != "SUCCESS"
+                for piece in metas_of(client, self._keys, self._waiting[first : first + self.batch]):
+                    for task, _moved, _redrives, result in piece:
+                        meta = read_object(result) or {}
+                        status = meta.get("status")
+                        if meta.get(MOVED) is not None or status not in ("SUCCESS", "FAILURE", "REVOKED"):
+                            still.append(task)
+                            continue
+                        self._known += 1
+                        self._failed += status != "SUCCESS"
         self._waiting = still
         return self._known, self._failed
 
@@ -161,23 +160,23 @@ class CeleryStore(TaskStore):
         self._redis.client.close()
 
 
-def list_ids(client: Any, key: str) -> Iterator[list[str]]:
+def list_ids(client: Any, key: str) -> Iterator[list[bytes]]:
     first = 0
     while True:
         answer = client.eval(IDS_OF_LIST, 1, key, first, 250)
         if not answer:
             return
-        found = answer.decode("utf-8", "surrogateescape").split("\0")
+        found = answer.split(b"\0")
         yield found
         first += len(found)
 
 
 def metas_of(
     client: Any, keys: CeleryKeys, ids: list[str], moved: str = "", redrives: str = ""
-) -> tuple[list[tuple[bool, int]], list[bytes]]:
-    """Of each task: whether the run has moved it and how often it was redriven; and its result, empty if there is none."""
-    if not ids:
-        return [], []
-    answer = client.eval(CARDS, 0, keys.db, keys.result_db, keys.meta_prefix, moved, redrives, *ids)
-    notes = [part.split(",") for part in answer[0].decode().split(";")]
-    return [(moved_before == "1", int(count or 0)) for moved_before, count in notes], answer[1:]
+) -> Iterator[list[tuple[str, bool, int, bytes]]]:
+    """In pieces, of each task: its id, whether the run has moved it, how often it was redriven, and its result (empty: there is none)."""
+    while ids:
+        answer = client.eval(CARDS, 0, keys.db, keys.result_db, keys.meta_prefix, moved, redrives, WINDOW_BYTES, *ids)
+        notes = [part.split(b",") for part in answer[0].split(b";")]
+        yield [(task, note[0] == b"1", int(note[1] or 0), result) for task, note, result in zip(ids, notes, answer[1:])]
+        ids = ids[len(answer) - 1 :]

@@ -76,7 +76,7 @@ class DramatiqRedisStore(TaskStore):
     :param workers: answers the names of the workers that live, and of those that are gone, and the limit (ms) between them.
     """
 
-    batch = 250
+    batch = 150
 
     def __init__(
         self,
@@ -100,8 +100,7 @@ class DramatiqRedisStore(TaskStore):
         self._fates: Fates | None = None
         # Score and member of the last task that was swept.
         self._swept: tuple[Any, Any] = ("", "")
-        if not check:
-            redis.require_writable("redrive")
+        self.warnings = [] if check else redis.require_writable("redrive")
         self._places = self._find_places()
         self._open()
 
@@ -184,7 +183,7 @@ class DramatiqRedisStore(TaskStore):
                 counts[name] = counts.get(name, 0) + count
         return Census({name: count for name, count in counts.items() if count or name in (source, "queued", "failed")})
 
-    def identities(self) -> Iterator[list[str]]:
+    def identities(self) -> Iterator[list[bytes]]:
         keys = self._keys
         alive, gone, _deadline = self._workers()
         places = []
@@ -202,7 +201,7 @@ class DramatiqRedisStore(TaskStore):
                     told: bytes = script(keys=[key, messages], args=[first, first + IDENTITY_WINDOW - 1])
                 if not told:
                     break
-                yield told.decode("utf-8", "surrogateescape").split("\0")
+                yield told.split(b"\0")
                 first += IDENTITY_WINDOW
 
     # Walking

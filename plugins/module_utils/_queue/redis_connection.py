@@ -67,7 +67,7 @@ _EXPLAINED: tuple[tuple[tuple[str, ...], tuple[str, ...], type[FleetError], str,
     ),
     (
         ("MovedError", "AskError", "ClusterDownError", "ClusterCrossSlotError"),
-        ("CROSSSLOT",),
+        ("CROSSSLOT", "CLUSTERDOWN", "MOVED "),
         Refused,
         "this is a Redis Cluster, and the keys of one queue are spread over its servers",
         "url",
@@ -243,9 +243,10 @@ class RedisConnection:
                     raise
         return []
 
-    def require_writable(self, doing: str) -> list[str]:
+    def require_writable(self, doing: str, expiring: bool = False) -> list[str]:
         """Refuse before the first change if this server does not take writes, is a cluster, or is about to evict what is written.
 
+        :param expiring: the tasks' keys expire, so that a server which evicts only such keys may evict them.
         :returns: what the operator should know, one sentence each.
         """
         with self.asking(doing) as client:
@@ -259,9 +260,10 @@ class RedisConnection:
         if told.get("cluster_enabled"):
             raise self.explain(self.redis.exceptions.ResponseError("CROSSSLOT"), doing)
         policy, most = str(told.get("maxmemory_policy")), int(told.get("maxmemory") or 0)
-        if not policy.startswith("allkeys") or not most:
+        which = {"allkeys": "any key", "volatile": "keys that expire" if expiring else None}.get(policy.partition("-")[0])
+        if which is None or not most:
             return []
-        evicts = "the server evicts any key when its memory is full (maxmemory-policy %s)" % policy
+        evicts = "the server evicts %s when its memory is full (maxmemory-policy %s)" % (which, policy)
         used = int(told.get("used_memory") or 0)
         if used >= FULL * most:
             raise Refused(

@@ -171,8 +171,7 @@ class RedisListBackend(QueueBackend):
         queue = request.queue
         if not request.source:
             raise Refused("The source is empty", option="source", next_step="Use one of %s" % ", ".join(sorted(CAPABILITIES.sources)))
-        if not check:
-            self._redis.require_writable("redrive")
+        warnings = [] if check else self._redis.require_writable("redrive")
         with self._redis.asking("look for the tasks") as client:
             held = self._processing_lists(client, queue)
         parked = "queueops:parked:list:" + queue
@@ -190,7 +189,9 @@ class RedisListBackend(QueueBackend):
                     next_step="Name another list in the rule's destination",
                 )
         versions = {key: version_and_host(worker_name(queue, key))[0] for key in held or []}
-        return ListStore(self._redis, request, check, places, versions, self._id_field)
+        store = ListStore(self._redis, request, check, places, versions, self._id_field)
+        store.warnings = warnings
+        return store
 
     def _failed_of(self, queue: str) -> str:
         return self._failed.replace("{queue}", queue)

@@ -268,8 +268,7 @@ class RedisStreamBackend(QueueBackend):
         """From the oldest entry of the source on, up to the last one that was there when it began."""
         if not request.source:
             raise Refused("The source is empty", option="source", next_step="Use one of %s" % ", ".join(sorted(CAPABILITIES.sources)))
-        if not check:
-            self._redis.require_writable("redrive")
+        warnings = [] if check else self._redis.require_writable("redrive")
         queue = request.queue
         parked = "queueops:parked:stream:" + queue
         held = request.source in ("queued", "executing", "abandoned")
@@ -279,7 +278,9 @@ class RedisStreamBackend(QueueBackend):
         self._require(request, streams, source)
         if held:
             source = self._held(source)
-        return StreamStore(streams, request, check, source)
+        store = StreamStore(streams, request, check, source)
+        store.warnings = warnings
+        return store
 
     def _require(self, request: RedriveRequest, streams: Streams, source: Source) -> None:
         """Refuse what is not there, and what leads back to where it came from."""

@@ -172,7 +172,7 @@ class SidekiqBackend(QueueBackend):
         states = [self._queue(name, lengths[name], counts, alive, now, unknowns) for name in names]
         for state in states:
             state.exists = state.exists or state.name in known
-        self._require(states, missing_ok, known)
+        self._require([state.name for state in states if not state.exists], missing_ok, known)
         workers = [self._worker(process, unknowns) for process in processes]
         if queues is not None:
             workers = [worker for worker in workers if worker.queues is None or set(worker.queues) & set(names)]
@@ -181,8 +181,7 @@ class SidekiqBackend(QueueBackend):
             unknowns.note("queues.rate_per_s", CAPABILITIES.instead["counters"])
         return Look(now, states, workers, unknowns.as_dict())
 
-    def _require(self, states: list[QueueState], missing_ok: bool, known: list[str], option: str = "queues") -> None:
-        missing = [state.name for state in states if not state.exists]
+    def _require(self, missing: list[str], missing_ok: bool, known: list[str], option: str = "queues") -> None:
         if missing and not missing_ok:
             raise NotFound(
                 "There is no queue %s at %s" % (" and no queue ".join(missing), self._redis.where),
@@ -304,11 +303,14 @@ class SidekiqBackend(QueueBackend):
                 origins.append(queue)
             source, kind = ("queued", self._key("queue:" + queue)), ListStore
         wanted = list(dict.fromkeys((*origins, *named)))
-        look = self.look(wanted, missing_ok=True)
-        known = [state.name for state in look.queues if state.exists]
+        with self._redis.asking("look for the queues") as client:
+            known = {text(name) for name in client.smembers(self._key("queues"))}
+        # One that is not among them may still have workers that listen, or tasks in the sets; to find that out takes longer.
+        others = [name for name in wanted if name not in known]
+        known.update(state.name for state in (self.look(others, missing_ok=True).queues if others else []) if state.exists)
         for names, option in ((origins, "queue"), (named, "destination")):
-            states = [state for state in look.queues if state.name in names]
-            self._require(states, source[0] == "parked" and option == "queue", known, option)
+            missing = [name for name in names if name not in known]
+            self._require(missing, source[0] == "parked" and option == "queue", sorted(known), option)
         if kind is ListStore and any(rule.action == "requeue" and rule.destination in (None, *origins[-1:]) for rule in request.rules):
             raise Refused(
                 "Queued tasks would go from queue %s to where they are" % origins[-1],

@@ -131,21 +131,33 @@ return answer
 """
 )
 
-# Acts on chosen tasks of a sorted set. KEYS: source, moved. ARGV: HEAD, then four a task: its text, action, destination (JSON), its name.
+# Calls visit for each chosen task. From an argument on: action, destination (JSON), its name, how many, and so many tasks' texts; again.
+_EACH = """
+local function each(from, visit)
+  while from <= #ARGV do
+    local last = from + 3 + ARGV[from + 3]
+    for i = from + 4, last do visit(ARGV[i], ARGV[from], ARGV[from + 1], ARGV[from + 2]) end
+    from = last + 1
+  end
+end
+"""
+
+# Acts on chosen tasks of a sorted set. KEYS: source, moved. ARGV: HEAD, then the tasks as for each().
 # Answers one letter a task: m moved, g gone, a already moved by this run, f the dead set is full, i it has no id, q it names no queue.
 APPLY = (
     MEMBERS
     + ACT
+    + _EACH
     + """
 local outcomes, seen = {}, {}
-for i = 10, #ARGV, 4 do
-  local s, outcome = ARGV[i], 'g'
+each(10, function(s, action, destination, name)
+  local outcome = 'g'
   if not seen[s] and redis.call('ZSCORE', SOURCE, s) then
     seen[s] = true
-    outcome = act(s, members(s), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+    outcome = act(s, members(s), action, destination, name)
   end
   outcomes[#outcomes + 1] = outcome
-end
+end)
 finish()
 return table.concat(outcomes)
 """
@@ -204,23 +216,24 @@ return {left, seen, ended, table.concat(told)}
 """
 )
 
-# Like APPLY, for a list. KEYS: source, moved. ARGV: HEAD, how many to search from the right, then four a task.
+# Like APPLY, for a list. KEYS: source, moved. ARGV: HEAD, how many to search from the right, then the tasks as for each().
 LIST_APPLY = (
     MEMBERS
     + ACT
     + _FIND
+    + _EACH
     + """
 local wanted, count, outcomes, seen = {}, 0, {}, {}
-for i = 11, #ARGV, 4 do wanted[ARGV[i]], count = true, count + 1 end
+each(11, function(s) wanted[s], count = true, count + 1 end)
 places = search(SOURCE, tonumber(ARGV[10]), wanted, count)
-for i = 11, #ARGV, 4 do
-  local s, outcome = ARGV[i], 'g'
+each(11, function(s, action, destination, name)
+  local outcome = 'g'
   if not seen[s] and places[s] then
     seen[s] = true
-    outcome = act(s, members(s), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+    outcome = act(s, members(s), action, destination, name)
   end
   outcomes[#outcomes + 1] = outcome
-end
+end)
 finish()
 return table.concat(outcomes)
 """

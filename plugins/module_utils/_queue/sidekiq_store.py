@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from typing import Any, Iterator
@@ -182,7 +183,7 @@ class SidekiqStore(TaskStore):
     def _is_list(self, key: str) -> bool:
         return key.startswith(self._prefix + "queue:")
 
-    def identities(self) -> Iterator[list[str]]:
+    def identities(self) -> Iterator[list[bytes]]:
         names = [json.dumps(queue, ensure_ascii=False) for queue in self._queues]
         marks = ['"queue":' + name for name in names] + ['"queue": ' + name for name in names]
         for _word, key in self._places():
@@ -193,7 +194,7 @@ class SidekiqStore(TaskStore):
             for first in range(0, length, PIECE):
                 found = self._call(IDENTITIES, "read the ids of the tasks", [first, first + PIECE - 1, *chosen], key)
                 if found:
-                    yield text(found).split("\n")
+                    yield found.split(b"\n")
 
     def load(self, tasks: list[Task], what: frozenset[str]) -> None:
         for task in tasks:
@@ -206,11 +207,11 @@ class SidekiqStore(TaskStore):
                 task.fields = payload
 
     def _chosen(self, decisions: list[Decision]) -> list[Any]:
-        """Four arguments a task."""
+        """Those that follow each other and are to be treated alike are told together."""
         told: list[Any] = []
-        for decision in decisions:
-            name = decision.destination or ""
-            told += [decision.task.handle.member, decision.action, json.dumps(name, ensure_ascii=False) if name else "", name]
+        for (action, destination), alike in itertools.groupby(decisions, lambda decision: (decision.action, decision.destination or "")):
+            members = [decision.task.handle.member for decision in alike]
+            told += [action, json.dumps(destination, ensure_ascii=False) if destination else "", destination, len(members), *members]
         return told
 
     def fates(self, moved: int) -> tuple[int, int]:
@@ -252,7 +253,7 @@ class SetStore(SidekiqStore):
         own = json.dumps(self._filter, ensure_ascii=False)
         while not self._swept:
             # Of other queues' tasks some more are looked at, to find enough.
-            lead = [self._filter, self._last, self._late, *at, *what, most, min(self.batch, most) if most else PIECE, own]
+            lead = [self._filter, self._last, self._late, *at, *what, most, min(self.batch, most) if most else PIECE // 2, own]
             score, member, ended, outcomes, *classes = self._call(SWEEP, "redrive", self._head() + lead)
             at = [score, member]
             ended = bool(ended)
@@ -274,6 +275,9 @@ class SetStore(SidekiqStore):
 
 class ListStore(SidekiqStore):
     """The tasks of a queue, or of any other list of tasks."""
+
+    # Each is looked for in the list once more.
+    batch = 200
 
     def __init__(self, redis: RedisConnection, prefix: str, request: RedriveRequest, source: tuple[str, str], queues: list[str]) -> None:
         super().__init__(redis, prefix, request, source, queues)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound, Refused
-from ansible_collections.queueops.fleet.plugins.module_utils._queue import celery_redis_keys
+from ansible_collections.queueops.fleet.plugins.module_utils._queue import celery_redis_keys, celery_redis_messages, celery_redis_store
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive as engine
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import (
     Decision,
@@ -401,6 +401,23 @@ def test_a_pickle_passes_through_untouched_and_unexecuted(lab: Lab, tmp_path: Pa
     assert not path.exists()
 
 
+def test_a_task_is_found_however_far_workers_have_taken_on_the_right(lab: Lab) -> None:
+    ids = lab.publish(1)
+    raw = lab.client.lindex("mail", 0)
+    ids += [str(uuid.UUID(int=number)) for number in range(1, 1500)]
+    lab.client.lpush("mail", *(raw.replace(ids[0].encode(), task.encode()) for task in ids[1:]))
+    store = lab.backend().open_store(RedriveRequest("mail", source="queued", rules=(Rule(action="park"),)), False)
+    store.batch = 1000
+    for number, tasks in enumerate(store.windows()):
+        if number == 0:
+            assert [task.id for task in tasks] == ids[:1000]
+            continue
+        lab.client.rpop("mail", 1002)
+        outcomes = store.apply([Decision(task, "park") for task in tasks])
+        assert [bool(outcome) for outcome in outcomes] == [index < 2 for index in range(500)]
+    assert lab.ids("queueops:parked:mail") == ids[1002:] and lab.client.llen("mail") == 0
+
+
 def test_what_another_redrive_took_from_the_middle_is_passed_over(lab: Lab) -> None:
     """Also when it was the last task of a window, by which the place in the list is found again."""
     ids = lab.publish(9)
@@ -414,6 +431,20 @@ def test_what_another_redrive_took_from_the_middle_is_passed_over(lab: Lab) -> N
             outcomes = store.apply([Decision(tasks[2], "park")])
             assert outcomes[0].startswith("it was taken")
     assert seen == ids
+
+
+def test_large_messages_and_results_are_read_a_few_at_a_time(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(celery_redis_messages, "WINDOW_BYTES", 20000)
+    monkeypatch.setattr(celery_redis_store, "WINDOW_BYTES", 20000)
+    large = ["x" * 5000]
+    published = [lab.app.send_task("app.note", args=large, queue="mail").id for _index in range(40)]
+    failed = lab.fail(10, args=large)
+    for source, ids in (("queued", published), ("failed", failed)):
+        store = lab.backend().open_store(RedriveRequest("mail", source=source, rules=(Rule(action="park"),)), False)
+        windows = [[task.id for task in tasks] for tasks in store.windows()]
+        assert sorted(task for window in windows for task in window) == sorted(ids)
+        assert max(map(len, windows)) <= 20 and len(windows) > 1
+        assert lab.redrive(Rule(action="park"), source=source).moved == len(ids)
 
 
 def test_a_key_prefix_is_no_pattern(lab: Lab) -> None:

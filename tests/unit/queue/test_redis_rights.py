@@ -23,6 +23,10 @@ from ansible_collections.queueops.fleet.plugins.module_utils._queue.celery_messa
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
 
 from tests.unit.conftest import RedisServer
+from tests.unit.queue.test_redis_connection import start
+
+# A fixture.
+__all__ = ["start"]
 
 IDS = ["%024x" % number for number in range(1, 5)]
 #: What scripts write with.
@@ -237,3 +241,29 @@ def test_a_script_that_is_refused_a_command_leaves_every_task_somewhere(admin: A
             engine.redrive(open_backend(case.backend, settings), request)
             assert set(case.places(admin)) == set(IDS)
     assert refused, "no command was refused"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_server_that_evicts_is_named_in_the_report(start: Callable[..., RedisServer], name: str) -> None:
+    case = CASES[name]
+    url = start("--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru").url
+    client: Any = redis.Redis.from_url(url)
+    case.fill(client)
+    backend = open_backend(case.backend, {"url": url, **dict(case.settings)})
+    request = RedriveRequest("mail", source=case.source, rules=(case.rule,))
+    assert "maxmemory-policy allkeys-lru" in engine.redrive(backend, request).warnings[0]
+
+
+def test_failed_tasks_that_expire_are_not_moved_on_a_full_server_that_evicts_them(start: Callable[..., RedisServer]) -> None:
+    """What is written would evict those whose turn has not come."""
+    url = start("--maxmemory-policy", "volatile-lru").url
+    client: Any = redis.Redis.from_url(url)
+    celery_fill("failed")(client)
+    # Room for a connection, but not much more.
+    client.set("ballast", "x" * 20_000_000)
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.05))
+    with pytest.raises(Refused, match="evicts keys that expire") as caught:
+        engine.redrive(open_backend("celery", {"url": url}), RedriveRequest("mail"))
+    assert caught.value.option == "url" and Counter(celery_places(client)) == Counter(IDS)
+    client.lpush("mail", celery_message("1"))
+    assert engine.redrive(open_backend("celery", {"url": url}), RedriveRequest("mail", source="queued", rules=(OTHER,))).moved == 1
