@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,16 @@ class Scaled:
     :ivar fill: a Lua script that makes the tasks numbered ARGV[2] to ARGV[3] of the queue ARGV[1], as the system leaves failed ones, with
         a payload of about 200 bytes and the task's name ``tasks.note``.
     :ivar source: where they are then.
-    :ivar name: what ``match.task`` calls them.
+    :ivar match: a rule's condition that all of them fit.
     :ivar destination: where they are redriven to; None: where they came from.
+    :ivar settings: options of the backend.
     """
 
     fill: str
     source: str = "failed"
-    name: str = "tasks.note"
+    match: Match = field(default_factory=lambda: Match(task="tasks.note"))
     destination: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 SYSTEMS = {
@@ -84,6 +86,69 @@ SYSTEMS = {
         end
         """
     ),
+    "sidekiq": Scaled(
+        """
+        redis.call('SADD', 'queues', ARGV[1])
+        local payload = string.rep('x', 200)
+        for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
+          local task = '{"retry":true,"queue":"' .. ARGV[1] .. '","class":"tasks.note","args":["' .. payload .. '"],"jid":"'
+                       .. string.format('%020d%04x', number, #ARGV[1]) .. '","created_at":1769860800.25,"enqueued_at":1769860800.5,'
+                       .. '"error_message":"no good","error_class":"ValueError","failed_at":1769860801.5,"retry_count":25,'
+                       .. '"retried_at":1769860802.5}'
+          redis.call('ZADD', 'dead', 1769860803 + number, task)
+        end
+        """,
+        source="dead_lettered",
+    ),
+    "dramatiq": Scaled(
+        """
+        local payload, dead = string.rep('x', 200), 'dramatiq:' .. ARGV[1] .. '.XQ'
+        for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
+          local id = string.format('%08d-0000-4000-8000-000000000000', number)
+          local message = '{"queue_name":"' .. ARGV[1] .. '","actor_name":"tasks.note","args":["' .. payload .. '"],"kwargs":{},"options":'
+                          .. '{"redis_message_id":"' .. id .. '","retries":3,"traceback":"ValueError: no good\\n",'
+                          .. '"requeue_timestamp":1769860801000},"message_id":"' .. id .. '","message_timestamp":1769860800000}'
+          redis.call('HSET', dead .. '.msgs', id, message)
+          redis.call('ZADD', dead, 1769860801000 + number, id)
+        end
+        """
+    ),
+    "celery": Scaled(
+        """
+        redis.call('SADD', '_kombu.binding.' .. ARGV[1], ARGV[1] .. '\\6\\22\\6\\22' .. ARGV[1])
+        local payload = string.rep('x', 200)
+        for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
+          local id = string.format('%08d-0000-4000-8000-%012d', number, #ARGV[1])
+          redis.call('SET', 'celery-task-meta-' .. id,
+                     '{"status":"FAILURE","result":{"exc_type":"ValueError","exc_message":["no good"],"exc_module":"builtins"},'
+                     .. '"traceback":"ValueError: no good","children":[],"date_done":"2026-01-31T12:00:01.000000+00:00",'
+                     .. '"name":"tasks.note","args":["' .. payload .. '"],"kwargs":{},"worker":"mailer@2.0.0:worker1","retries":0,'
+                     .. '"queue":"' .. ARGV[1] .. '","task_id":"' .. id .. '"}')
+        end
+        """,
+        # To ask workers, a private list takes their answers.
+        settings={"ask_workers": False},
+    ),
+    "redis_list": Scaled(
+        """
+        local payload = string.rep('x', 200)
+        for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
+          redis.call('RPUSH', ARGV[1] .. ':failed', '{"id":"' .. number .. '","task":"tasks.note","to":"' .. payload .. '"}')
+        end
+        """,
+        match=Match(field={"task": "tasks.note"}),
+        settings={"id_field": "id"},
+    ),
+    "redis_stream": Scaled(
+        """
+        if ARGV[2] == '0' then redis.call('XGROUP', 'CREATE', ARGV[1], 'workers', '0', 'MKSTREAM') end
+        local payload = string.rep('x', 200)
+        for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
+          redis.call('XADD', ARGV[1] .. ':failed', '*', 'task', 'tasks.note', 'to', payload)
+        end
+        """,
+        match=Match(header={"task": "tasks.note"}),
+    ),
 }
 
 
@@ -104,7 +169,7 @@ class Measured:
 
     def looks(self, client: Any, url: str, state: str) -> None:
         """Look at few and at many tasks in turns, so that both meet the same noise; the broker counts no change."""
-        backend = open_backend(self.system, {"url": url})
+        backend = open_backend(self.system, {"url": url, **SYSTEMS[self.system].settings})
         queues: dict[str, list[float]] = {"few": [], "many": []}
         changes = client.info("persistence")["rdb_changes_since_last_save"]
         for _index in range(LOOKS):
@@ -142,7 +207,7 @@ class Measured:
                 self.looks(client, server.url, "queued")
                 client.flushall()
                 fill(client, self.system, "many", self.count)
-                self.redrive(server.url, Match(task=SYSTEMS[self.system].name), "all by a rule that they fit")
+                self.redrive(server.url, SYSTEMS[self.system].match, "all by a rule that they fit")
             finally:
                 server.stop()
 
@@ -162,7 +227,7 @@ def redriven(url: str, system: str, match: Match, queue: str = "many") -> tuple[
             scaled = SYSTEMS[system]
             began = time.perf_counter()
             request = RedriveRequest(queue, source=scaled.source, rules=(Rule(match, destination=scaled.destination),))
-            report: RedriveReport = redrive(open_backend(system, {"url": url}), request)
+            report: RedriveReport = redrive(open_backend(system, {"url": url, **scaled.settings}), request)
             seconds = time.perf_counter() - began
             assert report.conservation["verdict"] == "proven", report.conservation
             most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
