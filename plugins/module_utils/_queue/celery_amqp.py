@@ -10,7 +10,7 @@ import time
 from typing import Any, Mapping
 
 from .._errors import Refused
-from .amqp_connection import AmqpConnection
+from .amqp_connection import AmqpConnection, Depth
 from .amqp_message import AmqpMessage
 from .amqp_store import AmqpStore, Dialect, Places
 from .api import Capabilities, Look, PauseReport, PauseRequest, QueueBackend, QueueState, RedriveRequest, Task, TaskStore, Unknowns
@@ -146,15 +146,21 @@ class CeleryAmqpBackend(QueueBackend):
         states = []
         for name in names:
             depth = depths[name]
-            state = QueueState(name=name, exists=depth is not None, queued=depth.ready if depth else 0, failed=None, abandoned=0)
-            self._executing(state, answers, told, unknowns)
+            state = QueueState(name=name, exists=depth is not None)
+            states.append(state)
+            if depth is None:
+                for field in ("queued", "executing", "scheduled", "dead_lettered", "abandoned", "paused"):
+                    unknowns.note("queues." + field, "there is no such queue", name)
+                continue
+            # The broker puts back what a worker that is gone had in hand.
+            state.queued, state.abandoned = depth.ready, 0
+            self._executing(state, depth, answers, told, unknowns)
             there = depths.get(dead[name] or "")
             if there is not None:
                 state.dead_lettered = there.ready
             else:
                 unknowns.note("queues.dead_lettered", "its dead letters go to no queue that is known; " + _DEAD, name)
             self._paused(state, depths.get(marks[name]) is not None, told, answers)
-            states.append(state)
         if states:
             unknowns.note("queues.failed", "Celery on RabbitMQ keeps no failed tasks, only dead letters where it is told to")
             unknowns.note("queues.oldest_task_age_s", "Celery does not record when a task was published")
@@ -175,7 +181,9 @@ class CeleryAmqpBackend(QueueBackend):
         prefixes = ("celeryev.", "celery_delayed_", "amq.gen-", "queueops.")
         return sorted(name for name in told if not name.endswith(own) and not name.startswith(prefixes) and not name.endswith(".parked"))
 
-    def _executing(self, state: QueueState, answers: Answers, told: dict[str, dict[str, Any]] | None, unknowns: Unknowns) -> None:
+    def _executing(
+        self, state: QueueState, depth: Depth, answers: Answers, told: dict[str, dict[str, Any]] | None, unknowns: Unknowns
+    ) -> None:
         if not answers.complete:
             reason = answers.why_not or "not every worker answered"
             unknowns.note("queues.executing", reason, state.name)
@@ -184,6 +192,9 @@ class CeleryAmqpBackend(QueueBackend):
         routes = answers.routes()
         held = [kind for node in answers.names() for kind, task in held_by(answers, node) if routed(task, routes) == state.name]
         unacked = (told or {}).get(state.name, {}).get("messages_unacknowledged")
+        if not depth.consumers and not answers.names():
+            # Nobody is left to have any in hand; the statistics do not know it yet.
+            unacked = 0
         # The statistics are some seconds old: too high for a while after the end, which only makes one wait.
         state.executing = max(len(held), int(unacked or 0))
         if any(name.startswith("celery_delayed_") for name in told or {}):

@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Unknowns
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.amqp_connection import Depth
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import QueueState, Unknowns
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.celery_amqp import CeleryAmqpBackend
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.celery_control import Answers
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.rabbitmq import RabbitmqBackend, _Seen
 
 
@@ -42,3 +45,13 @@ def test_a_worker_is_idle_only_if_all_that_is_in_hand_is_accounted_for(
     found, unknown = states(executing, held)
     assert [found[name] for name in ("one", "two", "three")] == wanted
     assert ("workers.state" in unknown) == (None in wanted)
+
+
+@pytest.mark.parametrize(("consumers", "nodes", "wanted"), [(0, [], 0), (1, [], 1), (0, ["w@h"], 1)])
+def test_what_a_killed_celery_worker_had_in_hand_is_not_counted_twice(consumers: int, nodes: list[str], wanted: int) -> None:
+    """It is back in the queue at once, and still in the statistics. A paused worker consumes nothing and has tasks in hand."""
+    state = QueueState("mail", queued=1)
+    answers = Answers(by={"active": {node: [] for node in nodes}}, complete=True, nodes=nodes)
+    told = {"mail": {"messages_unacknowledged": 1}}
+    CeleryAmqpBackend({"url": "amqp://localhost"})._executing(state, Depth(1, consumers), answers, told, Unknowns())
+    assert state.executing == wanted
