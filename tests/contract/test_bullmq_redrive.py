@@ -314,3 +314,42 @@ def test_a_queue_may_be_called_as_one_of_the_keys(latest: Bullmq) -> None:
         report = engine.redrive(latest.open(), RedriveRequest(name, source="parked"))
         assert (report.moved, report.conservation["verdict"]) == (1, "proven")
         assert latest.identities(name) == [task]
+
+
+@pytest.mark.parametrize("rule", [Rule(), Rule(Match(task="note")), Rule(action="park")])
+@pytest.mark.parametrize("denied", ["hset", "hdel", "xadd", "lpush", "zadd", "zrem", "rename"])
+def test_a_user_that_may_not_do_all_of_it_changes_nothing(latest: Bullmq, rule: Rule, denied: str) -> None:
+    latest.fail(QUEUE, 3)
+    before = latest.dump()
+    latest.client.acl_setuser("few", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=["+@all", "-" + denied])
+    try:
+        with pytest.raises(Refused) as caught:
+            engine.redrive(latest.open(username="few", password="pw"), RedriveRequest(QUEUE, rules=(rule,)))
+    finally:
+        latest.client.acl_deluser("few")
+    assert caught.value.option == "username" and denied in caught.value.sentence()
+    assert latest.dump() == before
+
+
+def test_a_user_of_bullmqs_keys_and_ours_is_enough(latest: Bullmq) -> None:
+    latest.fail(QUEUE, 3)
+    latest.client.acl_setuser("few", enabled=True, passwords=["+pw"], keys=["bull:*", "queueops:*"], commands=["+@all"])
+    try:
+        for rule, source in ((Rule(action="park"), "failed"), (Rule(), "parked")):
+            report = engine.redrive(latest.open(username="few", password="pw"), RedriveRequest(QUEUE, source=source, rules=(rule,)))
+            assert report.moved == 3
+    finally:
+        latest.client.acl_deluser("few")
+
+
+def test_a_task_arrives_before_it_leaves(latest: Bullmq) -> None:
+    """Whatever a script dies of: here the key of the list comes to hold something else."""
+    ids = latest.fail(QUEUE, 3)
+    for run in ("swept", "walked"):
+        store: Any = latest.open().open_store(RedriveRequest(QUEUE, run=run), False)
+        (window,) = store.windows()
+        latest.client.set(latest.key(QUEUE, "wait"), "x")
+        with pytest.raises(Refused, match="not of the kind"):
+            store.sweep("requeue", None, 3) if run == "swept" else store.apply([Decision(task, "requeue") for task in window])
+        latest.client.delete(latest.key(QUEUE, "wait"))
+        assert members(latest, "failed") == ids

@@ -19,7 +19,6 @@ import re
 from typing import Any, Iterator, Mapping, NamedTuple
 
 from .._errors import Conflict, NotFound, Refused
-from . import bullmq_scripts as scripts
 from .api import (
     NO_VERSION,
     Capabilities,
@@ -34,6 +33,7 @@ from .api import (
     WorkerState,
     version_and_host,
 )
+from .bullmq_pause_scripts import PAUSE, RESUME
 from .bullmq_store import BullmqStore, Keys, require_sense, seconds, text
 from .redis_connection import RedisConnection
 
@@ -319,7 +319,7 @@ class BullmqBackend(QueueBackend):
             with self._redis.asking("pause") as client:
                 for name in wanted:
                     keys = Keys(self._prefix, name)
-                    client.eval(scripts.PAUSE, 2, keys.key("meta"), keys.pause_record, keys.base, json.dumps(noted))
+                    client.eval(PAUSE, 2, keys.key("meta"), keys.pause_record, keys.base, json.dumps(noted))
         if request.expires is not None:
             warnings.append("A pause of BullMQ does not expire by itself, so expires is not kept to; lift it with state=active")
         else:
@@ -347,7 +347,7 @@ class BullmqBackend(QueueBackend):
         with self._redis.asking("lift the pause") as client:
             left = 1
             while left > 0:
-                left = client.eval(scripts.RESUME, 2, keys.key("meta"), keys.pause_record, keys.base, owner)
+                left = client.eval(RESUME, 2, keys.key("meta"), keys.pause_record, keys.base, owner)
         if left < 0:
             raise self._held(name, {"owner": "somebody else", "reason": "just now"}, owner)
 

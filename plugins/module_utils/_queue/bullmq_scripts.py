@@ -9,9 +9,11 @@ Answers are one JSON text: Redis' client is slow at thousands of array elements.
 
 from __future__ import annotations
 
+from .redis_rights import LACKING
+
 # Where new tasks of a queue go, and whether its workers may be woken. BullMQ before 6 keeps the tasks of a paused queue in a list of
 # their own, and renames it over `wait` when it is resumed: what stood in `wait` would be lost.
-_PLACES = """
+PLACES = """
 local call = redis.call
 local function place(base)
   local f = call('HMGET', base .. 'meta', 'paused', 'concurrency', 'version', 'opts.maxLenEvents')
@@ -82,7 +84,7 @@ end
 #: A window of a sorted set, oldest first.
 #: KEYS: set. ARGV: base, run or '', size, highest score or '', score of the last anchor or '', anchors (latest first)...
 WINDOW = (
-    _PLACES
+    PLACES
     + _START
     + _CARD
     + """
@@ -102,7 +104,7 @@ return json(cards)
 #: The same for named tasks; the score is empty where the task is not in the set.
 #: KEYS: set. ARGV: base, run or '', ids...
 CARDS = (
-    _PLACES
+    PLACES
     + _CARD
     + """
 local cards = {}
@@ -114,7 +116,7 @@ return json(cards)
 #: A window of a list whose oldest task is its last. The score is the task's place, counted from that end.
 #: KEYS: list. ARGV: base, run or '', size, place to begin at if no anchor is found, anchors (latest first)...
 LIST_WINDOW = (
-    _PLACES
+    PLACES
     + _CARD
     + """
 local start = tonumber(ARGV[4])
@@ -133,7 +135,7 @@ return json(cards)
 #: Tasks that are active, by whether a worker still holds their lock. Never more than a fleet works on at once.
 #: KEYS: active. ARGV: base, run or '', '1' locked or '0' not, most
 ACTIVE_WINDOW = (
-    _PLACES
+    PLACES
     + _CARD
     + """
 local ids = call('LRANGE', KEYS[1], -tonumber(ARGV[4]), -1)
@@ -190,7 +192,8 @@ return table.concat(redis.call('ZRANGE', KEYS[1], before + first, before + last)
 #: '1' to tell the ids, name of the source
 #: most=0 only counts. Answers a JSON object: matched, moved, because (letter -> count), pb and name (text -> count), anchor, score, ids.
 SWEEP = (
-    _PLACES
+    LACKING
+    + PLACES
     + _START
     + """
 local source, base, home, run = KEYS[1], ARGV[1], ARGV[2], ARGV[7]
@@ -200,6 +203,10 @@ if most == 0 then return cjson.encode({matched = math.max(0, call('ZCOUNT', sour
 local ids = call('ZRANGEBYSCORE', source, '-inf', ARGV[3], 'LIMIT', start, most)
 if #ids == 0 then return '{"matched":0}' end
 local to = place(home)
+local refused = lacking({'HSET', home, 'a', 'b'}, {'HDEL', home, 'a'}, {'XADD', to.events, '*', 'a', 'b'}, {'LPUSH', to.list, 'a'},
+  {'ZADD', to.base .. 'prioritized', '0', 'a'}, {'INCR', to.base .. 'pc'}, {'ZREM', source, 'a'}, {'ZREMRANGEBYRANK', source, '0', '0'},
+  {'XTRIM', to.events, 'MAXLEN', '1'}, {'RENAME', base, home}, {'SADD', home, 'a'})
+if refused then return refused end
 local because, workers, names, moved, pushed = {}, {}, {}, {}, {}
 local count_moved, count_pushed = 0, 0
 -- Neighbours are mostly alike, and are counted together.
@@ -250,8 +257,9 @@ end
 count(names, name, same)
 count(workers, worker, same)
 if count_moved > 0 then
-  if count_moved == #ids then call('ZREMRANGEBYRANK', source, start, start + #ids - 1) else call('ZREM', source, unpack(moved)) end
+  -- They arrive before they leave: an error in between could double, never lose.
   if count_pushed > 0 then call('LPUSH', to.list, unpack(pushed)) end
+  if count_moved == #ids then call('ZREMRANGEBYRANK', source, start, start + #ids - 1) else call('ZREM', source, unpack(moved)) end
   call('XTRIM', events, 'MAXLEN', '~', to.most)
   wake(to)
 end
@@ -269,7 +277,8 @@ return cjson.encode(found)
 #: Answers one letter a task: m done, a done before by this run, g gone, e expired, x the place has one of the same id, f of a flow,
 #: s of a job scheduler, l held by a worker.
 ACT = (
-    _PLACES
+    LACKING
+    + PLACES
     + """
 local base, home, kind, action, there = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local queue, now, run, parked = ARGV[6], ARGV[7], ARGV[8], ARGV[11]
@@ -341,6 +350,10 @@ end
 
 local target = there ~= '' and there or home
 local to = place(target)
+local refused = lacking({'HSET', base, 'a', 'b'}, {'HDEL', base, 'a'}, {'HINCRBY', base, 'a', '1'}, {'XADD', to.events, '*', 'a', 'b'},
+  {'LPUSH', to.list, 'a'}, {'RPUSH', to.list, 'a'}, {'ZADD', to.base, '0', 'a'}, {'INCR', to.base}, {'RENAME', base, target}, {'DEL', base},
+  {'ZREM', home, 'a'}, {'LSET', home, '0', 'a'}, {'LREM', home, '1', 'a'}, {'SREM', home, 'a'}, {'SADD', home, 'a'})
+if refused then return refused end
 local outcomes, woken = {}, false
 for i = 12, #ARGV do
   local id = ARGV[i]
@@ -364,12 +377,13 @@ for i = 12, #ARGV do
   if outcome == 'm' then call('HSET', job, 'queueops_runs', (f[8] or '') .. (back and '+' or '=') .. run .. ' ') end
   -- What is where the rule wants it stays as it is, and the run remembers that it was decided.
   if outcome == 'm' and not ((kind == 'parked' and action == 'park') or (kind == 'failed' and action == 'fail')) then
-    take(id)
     if action == 'discard' then
+      take(id)
       free_deduplication(id, f[6], true)
       call('DEL', job, job .. ':logs')
       told(place(home), 'removed', id, previous)
     else
+      -- It arrives before it leaves: an error in between could double, never lose.
       if final ~= job then relocate(job, final) end
       if action == 'park' then
         if not f[7] then call('HSET', final, 'finishedOn', now) end
@@ -392,6 +406,7 @@ for i = 12, #ARGV do
         enqueue(to, new, f[2], previous == 'active' or last_in_first_out(f[4]), previous)
         woken = true
       end
+      take(id)
     end
   end
   outcomes[#outcomes + 1] = outcome
@@ -414,60 +429,3 @@ for i = 2, #ARGV do
 end
 return table.concat(found)
 """
-
-#: BullMQ's own pause, with our record of who and why beside it. Answers 0 where it is paused already, and changes nothing then.
-#: KEYS: meta, record. ARGV: base, record
-PAUSE = (
-    _PLACES
-    + """
-local base = ARGV[1]
-if call('HEXISTS', KEYS[1], 'paused') == 1 then return 0 end
-call('HSET', KEYS[1], 'paused', 1)
-call('SET', KEYS[2], ARGV[2])
-local to = place(base)
-if to.list ~= base .. 'wait' and call('EXISTS', base .. 'wait') == 1 then
-  if call('EXISTS', to.list) == 0 then call('RENAME', base .. 'wait', to.list)
-  else
-    while call('LMOVE', base .. 'wait', to.list, 'RIGHT', 'LEFT') do end
-  end
-end
-call('DEL', base .. 'marker')
-call('XADD', to.events, '*', 'event', 'paused')
-return 1
-"""
-)
-
-#: BullMQ's own resume; takes a pause of BullMQ before 6 back as well, some thousands of tasks a call. It ends by waking the workers.
-#: KEYS: meta, record. ARGV: base, owner. Answers how many are still in the old list, -1 where another owner holds it.
-RESUME = (
-    _PLACES
-    + """
-local base = ARGV[1]
-local record = call('GET', KEYS[2])
-if record and call('HEXISTS', KEYS[1], 'paused') == 1 then
-  local good, noted = pcall(cjson.decode, record)
-  if good and type(noted) == 'table' and noted.owner and noted.owner ~= ARGV[2] then return -1 end
-end
-local wait, old = base .. 'wait', base .. 'paused'
-if call('EXISTS', old) == 1 then
-  if call('EXISTS', wait) == 0 then call('RENAME', old, wait)
-  else
-    -- What was there first goes first: it stands nearer to the end that workers take from.
-    for _ = 1, 5000 do
-      if not call('LMOVE', old, wait, 'LEFT', 'RIGHT') then break end
-    end
-  end
-end
-local left = call('LLEN', old)
-if left > 0 then return left end
-call('HDEL', KEYS[1], 'paused')
-call('DEL', KEYS[2])
-if call('LLEN', wait) + call('ZCARD', base .. 'prioritized') > 0 then call('ZADD', base .. 'marker', 0, '0')
-else
-  local due = call('ZRANGE', base .. 'delayed', 0, 0, 'WITHSCORES')
-  if due[2] then call('ZADD', base .. 'marker', tonumber(due[2]) / 4096, '1') end
-end
-call('XADD', base .. 'events', '*', 'event', 'resumed')
-return 0
-"""
-)

@@ -10,6 +10,8 @@ string much faster than thousands of short ones. A task's field ``data`` is aske
 
 from __future__ import annotations
 
+from .redis_rights import LACKING
+
 _TASK = """
 local function task_of(kind, member)
   if kind == 'executing' then return string.match(member, '^(.*):[^:]*$') or member end
@@ -103,6 +105,7 @@ return table.concat(cards, '\\1')
 # A requeue ends as RQ's own does, but that the time of the first enqueueing stays.
 _ACT = (
     _TASK
+    + LACKING
     + """
 local call = redis.call
 local prefix, kind, action, destination, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -115,6 +118,12 @@ local intermediate = prefix .. ':queue:' .. queue .. ':intermediate'
 local in_set = kind == 'failed' or kind == 'parked'
 local requeue = action == 'requeue' or action == 'compensate'
 local places, limited, leave, freed, marked = {}, {}, {}, {}, {}
+local any_job = prefix .. ':job:'
+local refused = lacking({'HSET', any_job, 'a', 'b'}, {'HDEL', any_job, 'a'}, {'PERSIST', any_job}, {'EXPIRE', any_job, '1'},
+  {'UNLINK', any_job}, {'XADD', prefix .. ':results:', '*', 'a', 'b'}, {'SADD', KEYS[2], 'a'}, {'RPUSH', intermediate, 'a'},
+  {'LPUSH', intermediate, 'a'}, {'LREM', intermediate, '1', 'a'}, {'DEL', intermediate}, {'LSET', KEYS[1], '0', 'a'},
+  {'ZADD', KEYS[1], '0', 'a'}, {'ZREM', KEYS[1], 'a'}, {'ZREMRANGEBYRANK', KEYS[1], '0', '0'})
+if refused then return refused end
 -- Fewer calls are what makes it fast: what can be asked of all tasks at once is asked before the first is acted on.
 local jobs, already, related, old_errors = {}, {}, false, false
 local count_marked, count_left = 0, 0
