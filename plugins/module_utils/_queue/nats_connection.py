@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Coroutine, Iterator, Mapping, Sequence, Union
 
 from .._errors import FleetError, MissingLibrary, NotFound, Refused, Unavailable
+from .nats_explained import CHECK, EXPLAINED
 
 SCHEMES = ("nats://", "tls://", "ws://", "wss://")
 #: Seconds to wait for the answers to a batch of requests.
@@ -70,56 +71,6 @@ class ApiError(Exception):
 
 class NoAnswer(Exception):
     """Nobody is there to answer: no such stream for a subject, or JetStream is off."""
-
-
-_CHECK = "Check url, and that the broker is up and reachable from %s" % socket.gethostname()
-
-# Marks in the error's text (in small letters), our error, what to say, the option at fault, what to do. The first that fits.
-_EXPLAINED: tuple[tuple[tuple[str, ...], type[FleetError], str, str | None, str], ...] = (
-    (
-        ("authorization", "authentication", "invalid user credentials", "nkey", "user info missing"),
-        Refused,
-        "the broker wants another user name, password or token (%s)",
-        "password",
-        "Set username and password (or password alone for a token) to what the broker expects",
-    ),
-    (
-        ("permissions violation",),
-        Refused,
-        "the broker's user may not do this (%s)",
-        "username",
-        "Grant it to the user (publish on $JS.API.> and on the subjects, subscribe on _INBOX.>), or use another user",
-    ),
-    (
-        ("certificate", "tls", "ssl"),
-        Refused,
-        "TLS failed (%s)",
-        "tls_ca",
-        "Give the CA that signed the broker's certificate in tls_ca, write url with tls://, and check that this port speaks TLS",
-    ),
-    (
-        ("jetstream not enabled", "no responders"),
-        Unavailable,
-        "JetStream does not answer there (%s)",
-        "url",
-        "Wait if the broker is just starting; else enable JetStream for this account, or give the address of a server that has it",
-    ),
-    (
-        ("insufficient resources", "insufficient storage", "resource limits exceeded", "storage limits exceeded", "no space"),
-        Unavailable,
-        "NATS refuses writes (%s)",
-        None,
-        "Free storage on the broker, or raise its JetStream limits, and run again",
-    ),
-    (
-        ("temporarily unavailable", "no leader", "leader"),
-        Unavailable,
-        "the cluster has no leader for it at the moment (%s)",
-        None,
-        "Run again when the cluster has settled",
-    ),
-    (("no answer in time",), Unavailable, "%s", "url", _CHECK),
-)
 
 
 class NatsConnection:
@@ -216,12 +167,12 @@ class NatsConnection:
         here = "Could not %s at %s" % (doing, self.where)
         if isinstance(problem, ApiError) and problem.code in (NO_STREAM, NO_CONSUMER):
             return NotFound("%s: %s" % (here, text), option="queue", next_step="Check the names of stream and consumer")
-        for marks, error, what, option, next_step in _EXPLAINED:
+        for marks, error, what, option, next_step in EXPLAINED:
             if any(mark in text.lower() for mark in marks):
                 return error("%s: %s" % (here, what % text), option=option, next_step=next_step)
         if isinstance(problem, ApiError):
             return Refused("%s: JetStream says %s" % (here, text), next_step="Look at the stream with `nats stream info`, and run again")
-        return Unavailable("%s: %s" % (here, text), option="url", next_step=_CHECK)
+        return Unavailable("%s: %s" % (here, text), option="url", next_step=CHECK)
 
 
 class _Batch:
@@ -244,6 +195,7 @@ class NatsSession:
     """One connection. All methods but :meth:`close` raise what :meth:`NatsConnection.asking` understands.
 
     :ivar version: the server's, as (2, 11, 0).
+    :ivar server: tells this start of this server from every other one.
     """
 
     def __init__(self, connection: NatsConnection) -> None:
@@ -258,6 +210,7 @@ class NatsSession:
         self._thread = threading.Thread(target=self._loop.run_forever, name="queueops-nats", daemon=True)
         self._thread.start()
         self.version: tuple[int, ...] = ()
+        self.server = ""
 
     def _run(self, work: Coroutine[Any, Any, Any], limit: float) -> Any:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -318,6 +271,7 @@ class NatsSession:
         self._client = client
         told = client.connected_server_version
         self.version = (told.major, told.minor, told.patch)
+        self.server = str(client._server_info.get("server_id"))
         self._inbox = client.new_inbox()
         await client.subscribe(self._inbox + ".*", cb=self._on_answer)
 

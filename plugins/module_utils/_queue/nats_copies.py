@@ -56,13 +56,14 @@ class Copies:
         #: What the operator should know; grows.
         self.warnings: list[str] = []
         self._doubtful: list[str] = []
-        #: When an earlier process of this run was about to send a task, and which of them were stored.
-        self._planned: dict[str, float] = {}
+        #: When and at which server an earlier process of this run was about to send a task, and which of them were stored.
+        self._planned: dict[str, tuple[float, str]] = {}
         self._confirmed: set[str] = set()
         self._batch_number = 0
         if ledger is not None:
             for plan in ledger.plans:
-                self._planned.update((key, float(plan.get("at") or 0)) for key in plan.get("ids", ()))
+                sent = float(plan.get("at") or 0), str(plan.get("server"))
+                self._planned.update((key, sent) for key in plan.get("ids", ()))
                 if plan["plan"] in ledger.sure:
                     self._confirmed.update(plan.get("ids", ()))
             self._batch_number = ledger.last
@@ -92,7 +93,9 @@ class Copies:
         for index, target, subject in sends:
             task = decisions[index].task
             item: Item = task.handle
-            headers = item.message.copy_headers(decisions[index].action, self._request.run, item.origin, task.id, _msg_id(item, target))
+            headers = item.message.copy_headers(
+                decisions[index].action, self._request.run, item.origin, task.id, self._msg_id(item, target, subject)
+            )
             requests.append((subject, item.message.data, headers))
         broken: Exception | None = None
         stored = []
@@ -108,6 +111,11 @@ class Copies:
                 outcomes[index] = self._stored(decisions[index], told)
         self._sure([decisions[index].task.handle.key for index in stored], len(stored) == len(sends), now)
         return done + stored, self._connection.explain(broken, "redrive") if broken is not None else None
+
+    def _msg_id(self, item: Item, target: Target, subject: str) -> str:
+        """By which the destination knows a copy. It also remembers one that it dropped with the consumer that waited for it."""
+        since = self._routes.waited_since(target, subject)
+        return "queueops:%s%s" % (item.key, ":" + since if since else "")
 
     def _judge(self, answer: Answer, target: Target) -> tuple[dict[str, Any] | None, str, Exception | None]:
         """What became of a copy: what the stream says that has it, or why this one is skipped, or why the redrive cannot go on."""
@@ -140,17 +148,22 @@ class Copies:
         """Without those that an earlier process of this run sent, and the destination has although it has forgotten that it has."""
         rest = []
         for entry in sends:
-            index, target, _subject = entry
+            index, target, subject = entry
             item = decisions[index].task.handle
             planned = self._planned.get(item.key)
-            if planned is not None and now - planned > target.window_s * SURE_SHARE:
-                if target.has_taken(self._session, {_msg_id(item, target)}, min(self._planned.values()) - 60):
+            if planned is not None and not self._remembered(planned, target, now):
+                if target.has_taken(self._session, {self._msg_id(item, target, subject)}, min(self._planned.values())[0] - 60):
                     done.append(index)
                     continue
                 if target.config.get("retention") != "limits":
                     self._doubt(decisions[index].task.id)
             rest.append(entry)
         return rest
+
+    def _remembered(self, planned: tuple[float, str], target: Target, now: float) -> bool:
+        """Whether the broker surely knows if it took that copy. After a restart it knows of what is still in the stream alone."""
+        at, server = planned
+        return server == self._session.server and now - at <= target.window_s * SURE_SHARE
 
     def _doubt(self, task: str) -> None:
         """It is sent again, since it is not known to have arrived; a worker may have taken it and be done with it."""
@@ -168,7 +181,7 @@ class Copies:
     def _note(self, keys: list[str], now: float) -> None:
         if self._ledger is not None:
             self._batch_number += 1
-            self._ledger.note(plan=self._batch_number, ids=keys, at=round(now, 3))
+            self._ledger.note(plan=self._batch_number, ids=keys, at=round(now, 3), server=self._session.server)
             self._ledger.sync()
 
     def _sure(self, keys: list[str], whole: bool, now: float) -> None:
@@ -177,7 +190,7 @@ class Copies:
         if not whole:
             self._ledger.note(doubt=self._batch_number)
             self._batch_number += 1
-            self._ledger.note(plan=self._batch_number, ids=keys, at=round(now, 3))
+            self._ledger.note(plan=self._batch_number, ids=keys, at=round(now, 3), server=self._session.server)
         self._ledger.note(sure=self._batch_number)
         self._ledger.sync()
 
@@ -189,9 +202,3 @@ class Copies:
         """All that was sent is deleted from the source: nothing that the ledger holds open is left there."""
         if self._ledger is not None and not self._unsettled:
             self._ledger.note(settled=self._batch_number)
-
-
-def _msg_id(item: Item, target: Target) -> str:
-    """By which the destination knows a copy. A stream with the retention interest also remembers what it dropped with a consumer."""
-    made = ":%s" % target.consumer["created"] if target.consumer is not None and target.config.get("retention") == "interest" else ""
-    return "queueops:%s%s" % (item.key, made)

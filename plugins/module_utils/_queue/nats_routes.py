@@ -243,6 +243,11 @@ class Routes:
             found[stream] = {(one["name"], str(one["created"]), tuple(filters_of(one["config"]))) for one in consumers}
         return found
 
+    def waited_since(self, target: Target, subject: str) -> str:
+        """When the oldest of the consumers that wait there was made; "" for a stream that keeps what nobody waits for."""
+        waiting = self._waiting.get(target.stream, ())
+        return min((made for _name, made, filters in waiting if matches(filters, subject)), default="")
+
     def dropped(self, sends: list[tuple[int, Target, str]]) -> set[int]:
         """Those (of what :meth:`fitting` let go) that the destination took and may not have kept, for a consumer has gone meanwhile."""
         if not self._waiting:
