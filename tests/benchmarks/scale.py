@@ -205,7 +205,7 @@ class Measured:
                 self.redrive(server.url, Match(), "all")
                 redriven(server.url, self.system, Match(), "few")
                 self.looks(client, server.url, "queued")
-                client.flushall()
+                client.flushall(asynchronous=True)
                 fill(client, self.system, "many", self.count)
                 self.redrive(server.url, SYSTEMS[self.system].match, "all by a rule that they fit")
             finally:
