@@ -127,6 +127,8 @@ class NatsServer(Server):
                 await manager.delete_stream(info.config.name)
 
         self.ask(delete_all)
+        # It removes their files a little later, and may then remove those of a new stream of the same name.
+        wait_for(lambda: not list((self._folder / "js").glob("jetstream/*/streams/*")), what="the end of the streams' files")
 
 
 async def _quiet(_problem: Exception) -> None:

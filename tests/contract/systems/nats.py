@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,19 +198,20 @@ class Nats(System):
             except nats.js.errors.NotFoundError:
                 return None
 
-        async def read(client: Any) -> list[Any]:
-            found: list[Any] = []
-            manager = client.jetstream()
-            for info in await manager.streams_info():
-                if streams and info.config.name not in streams:
-                    continue
-                numbers = range(max(1, info.state.first_seq), info.state.last_seq + 1)
-                for first in range(0, len(numbers), 500):
-                    found += await asyncio.gather(*(get(manager, info.config.name, seq) for seq in numbers[first : first + 500]))
-            return [one for one in found if one is not None and ".%s" % queue in one.subject and not one.subject.startswith("$")]
+        async def read(client: Any, stream: str, numbers: Sequence[int]) -> list[Any]:
+            manager, found = client.jetstream(), []
+            for first in range(0, len(numbers), 500):
+                found += await asyncio.gather(*(get(manager, stream, seq) for seq in numbers[first : first + 500]))
+            return found
 
-        messages: list[Any] = self.nats.ask(read)
-        return messages
+        found: list[Any] = []
+        for info in self.nats.ask(lambda client: client.jetstream().streams_info()):
+            name = info.config.name
+            numbers = range(max(1, info.state.first_seq), info.state.last_seq + 1)
+            # A few thousand in one question, which has to be answered in a minute.
+            for first in range(0, len(numbers) if not streams or name in streams else 0, 5000):
+                found += self.nats.ask(functools.partial(read, stream=name, numbers=numbers[first : first + 5000]))
+        return [one for one in found if one is not None and ".%s" % queue in one.subject and not one.subject.startswith("$")]
 
     def identities(self, queue: str) -> list[str]:
         return [json.loads(message.data)["id"] for message in self._stored(queue)]
