@@ -89,6 +89,10 @@ class _Seen:
             for consumer in consumers:
                 self.consumers.setdefault(str((consumer.get("queue") or {}).get("name")), []).append(consumer)
 
+    def lacks_consumers(self, queue: str, depth: Depth) -> bool:
+        """Whether a queue has more consumers than the statistics, which are older, list."""
+        return self.consumers is not None and len(self.consumers.get(queue, ())) < depth.consumers
+
     def in_hand_of(self, queue: str, depth: Depth, told: Mapping[str, Any]) -> int | None:
         """How many tasks of a queue workers have in hand: what the statistics say, and what has left the queue since they were gathered.
 
@@ -154,6 +158,9 @@ class RabbitmqBackend(QueueBackend):
         seen = _Seen(management)
         states = [self._state(name, depths, dead[name], (known or {}).get(name), seen, now, unknowns) for name in names]
         workers = self._workers(seen, {state.name: state.executing for state in states}, unknowns)
+        for name, depth in depths.items():
+            if name in names and depth is not None and seen.lacks_consumers(name, depth):
+                unknowns.note("workers", "the broker's statistics do not list all that consume from it yet", name)
         return Look(now, states, workers, unknowns.as_dict())
 
     def _dead_letters(self, management: Management, name: str, told: Mapping[str, Any] | None) -> tuple[str | None, str]:

@@ -47,6 +47,13 @@ def test_a_worker_is_idle_only_if_all_that_is_in_hand_is_accounted_for(
     assert ("workers.state" in unknown) == (None in wanted)
 
 
+def test_consumers_that_the_statistics_do_not_list_yet_are_missed() -> None:
+    seen: Any = object.__new__(_Seen)
+    seen.consumers = {"mail": [{}]}
+    assert [seen.lacks_consumers("mail", Depth(0, count)) for count in (0, 1, 2)] == [False, False, True]
+    assert seen.lacks_consumers("other", Depth(0, 1))
+
+
 @pytest.mark.parametrize(("consumers", "nodes", "wanted"), [(0, [], 0), (1, [], 1), (0, ["w@h"], 1)])
 def test_what_a_killed_celery_worker_had_in_hand_is_not_counted_twice(consumers: int, nodes: list[str], wanted: int) -> None:
     """It is back in the queue at once, and still in the statistics. A paused worker consumes nothing and has tasks in hand."""
