@@ -150,7 +150,7 @@ def compare(bench: Bench, pairs: int, warm: bool) -> tuple[str, bool]:
     ratios = [[mine / theirs for mine, theirs in zip(rates["ours"], rates[way], strict=True)] for way in ways[1:]]
     name = "%s %s, %d tasks%s" % (bench.server.kind, bench.kind, bench.tasks, "" if warm else ", cold")
     cells = [name, *(told(rates[way]) for way in ways), told(ratios[0], "%.1f"), told(ratios[1], "%.2f")]
-    return "| %s |" % " | ".join(cells), all(statistics.median(found) >= bar for found, bar in zip(ratios, BARS, strict=True))
+    return "| %s |" % " | ".join(cells), all(statistics.median(found) >= least for found, least in zip(ratios, BARS, strict=True))
 
 
 def memory(url: str, management: str) -> None:

@@ -99,7 +99,7 @@ class Source:
             self._refuse_unpaused()
             self.low = max(self.low, int(queue["delivered"]["stream_seq"]) + 1)
         if not check:
-            for stream in {self.stream, self._stream if letters.are_events and removes(home.info) else self.stream}:
+            for stream in dict.fromkeys((self.stream, self._stream if letters.are_events and removes(home.info) else self.stream)):
                 self._refuse_undeletable(stream)
 
     def _found(self) -> Mapping[str, Any]:
