@@ -173,7 +173,8 @@ options:
     description:
       - A name for this redrive. Run again under the same name, it leaves alone what it has moved before, even if that has failed again,
         and finishes what it had begun when it died.
-      - It is remembered for seven days on the broker, or in the ledger under O(state_dir). Default is a new name each time.
+      - It is remembered for seven days on the broker (with O(backend=bullmq) in the task itself, for as long as that is kept), or in the
+        ledger under O(state_dir). Default is a new name each time.
       - Not with O(backend=redis_list) without O(id_field), whose tasks have no identity.
     type: str
   completions:

@@ -353,3 +353,15 @@ def test_a_task_arrives_before_it_leaves(latest: Bullmq) -> None:
             store.sweep("requeue", None, 3) if run == "swept" else store.apply([Decision(task, "requeue") for task in window])
         latest.client.delete(latest.key(QUEUE, "wait"))
         assert members(latest, "failed") == ids
+
+
+def test_a_server_that_evicts_is_named_in_the_report(latest: Bullmq) -> None:
+    failed(latest)
+    latest.client.config_set("maxmemory", "1gb")
+    latest.client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        report = redriven(latest)
+    finally:
+        latest.client.config_set("maxmemory-policy", "noeviction")
+        latest.client.config_set("maxmemory", 0)
+    assert report.moved == 1 and "maxmemory-policy allkeys-lru" in report.warnings[0]

@@ -365,8 +365,7 @@ class BullmqBackend(QueueBackend):
     def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
         """See :meth:`QueueBackend.open_store`."""
         require_sense(request)
-        if not check:
-            self._redis.require_writable("redrive")
+        warnings = [] if check else self._redis.require_writable("redrive")
         destinations = [rule.destination for rule in request.rules if rule.destination]
         names = list(dict.fromkeys([request.queue, *destinations]))
         states = {state.name: state for state in self.look(names, missing_ok=True).queues}
@@ -377,7 +376,9 @@ class BullmqBackend(QueueBackend):
                 raise self._missing([name], "destination")
             if ":" in name:
                 raise Refused("BullMQ has no queue %s: a name holds no colon" % name, option="destination")
-        return BullmqStore(self._redis, self._prefix, request)
+        store = BullmqStore(self._redis, self._prefix, request)
+        store.warnings = warnings
+        return store
 
 
 #: One of these keys is there once a queue was used.

@@ -87,7 +87,8 @@ class RqStore(TaskStore):
         self._parked_prefix = "queueops:parked:%s:" % prefix
         self._failure = pack_error("Failed: failed by a rule of the redrive %s" % request.run)
         self._refuse_circles()
-        self.warnings = [] if check else redis.require_writable("redrive")
+        # RQ lets the records of failed tasks expire.
+        self.warnings = [] if check else redis.require_writable("redrive", expiring=self._kind == "failed")
         self._first = self._count()
         self._opened = self._first.at
         self._place = self._place_of(self._kind)
