@@ -124,6 +124,18 @@ def test_a_pause_names_who_still_consumes(celery: Any) -> None:
     assert other.node not in consuming()
 
 
+def test_a_pause_of_some_of_the_queues_is_lifted_with_the_others(celery: Any) -> None:
+    celery.declare(QUEUE)
+    celery.declare("other")
+    celery.start_worker(QUEUE)
+    celery.open().pause([QUEUE], ME)
+    wait_for(lambda: state(celery).paused, what="the pause")
+    assert celery.open().resume(["other", QUEUE], "tests").changed
+    wait_for(lambda: not state(celery).paused, what="the end of the pause")
+    (task,) = celery.publish(QUEUE, 1)
+    wait_for(lambda: celery.done() == [task], limit=40, what="the task")
+
+
 def test_abandoned_tasks_run_once_after_their_worker_was_killed(on_redis: CeleryRedis) -> None:
     on_redis.declare(QUEUE)
     ids = on_redis.publish(QUEUE, 2, "hold")

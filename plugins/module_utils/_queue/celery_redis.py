@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from typing import Any, Iterator, Mapping
 
-from .._errors import Conflict, NotFound, Refused
+from .._errors import NotFound, Refused
 from .api import Capabilities, Look, PauseReport, PauseRequest, QueueBackend, QueueState, RedriveRequest, TaskStore, Unknowns
 from .celery_control import NOT_ASKED, NOT_COUNTED, QUESTIONS, Answers, held_of, queues_of, workers_of
 from .celery_message import NO_ARGUMENTS
+from .celery_pause import UNREADABLE, Pauses
 from .celery_redis_failed import FailedStore, scan_failed
 from .celery_redis_keys import CeleryKeys, Held, Mailbox
 from .celery_redis_messages import HeldStore, ListStore
@@ -38,9 +38,6 @@ _RESULTS = (
     " in Celery's configuration"
 )
 _NO_DEAD = "Celery on Redis has no dead letters of its own; name the queue for them in dead_letter"
-
-#: How long a worker that has answered may take to do what it was told (s).
-SETTLE_S = 10.0
 
 CAPABILITIES = Capabilities(
     system="celery",
@@ -229,103 +226,14 @@ class CeleryRedisBackend(QueueBackend):
     # Pausing
 
     def pause(self, queues: list[str], request: PauseRequest, check: bool = False) -> PauseReport:
-        """Tell every worker that consumes one of ``queues`` to stop; each has to answer. Our record says who, why and which workers."""
+        """Through the workers; see ``celery_pause.py``."""
         self._redis.require_writable("pause")
-        self._require_asking()
-        before = self._read_pauses(queues)
-        if before["paused"]:
-            holder = before["paused_by"] or {}
-            if holder.get("owner") != request.owner:
-                warning = "It was paused before, by %s; that pause is left as it is" % holder.get("owner")
-                return PauseReport(False, before, before, [warning])
-        with self._redis.asking("pause") as client:
-            answers = self._mailbox.ask(client, {"active_queues": {}})
-            self._require_complete(answers)
-            consuming = {queue: [node for node in answers.names() if queue in (queues_of(answers, node) or [])] for queue in queues}
-            if before["paused"] and not any(consuming.values()):
-                return PauseReport(False, before, before)
-            noted = {"owner": request.owner, "reason": request.reason, "since": (before["paused_by"] or {}).get("since") or time.time()}
-            if not check:
-                for queue, nodes in consuming.items():
-                    # The record first: a pause that nobody knows of would be worse than a record without a pause.
-                    earlier = _record(client.get(self._keys.pause(queue))) or {}
-                    told = sorted(set(nodes) | set(earlier.get("workers") or []))
-                    client.set(self._keys.pause(queue), json.dumps(dict(noted, workers=told)))
-                    self._tell(client, "cancel_consumer", queue, nodes)
-        warnings = [CAPABILITIES.guarantee["pause"]]
-        if request.expires is not None:
-            warnings.append("expires is not kept: Celery's workers cannot be told to go on by themselves; lift the pause with state=active")
-        return PauseReport(True, before, {"paused": True, "paused_by": dict(noted, expires_in_s=None)}, warnings)
+        return RedisPauses(self._redis, self._keys, self._mailbox, self._ask).pause(queues, request, check)
 
     def resume(self, queues: list[str], owner: str, check: bool = False) -> PauseReport:
         """Tell the workers that the pause stopped to consume again. One that was started since then does so already."""
         self._redis.require_writable("lift the pause")
-        self._require_asking()
-        before = self._read_pauses(queues)
-        if not before["paused"]:
-            return PauseReport(False, before, before)
-        holder = before["paused_by"] or {}
-        if holder.get("owner") not in (None, owner):
-            raise Conflict(
-                "The queues at %s are paused by %s (%s), not by %s"
-                % (self._redis.where, holder.get("owner"), holder.get("reason") or "no reason given", owner),
-                option="owner",
-                still_true="They stay paused and nothing was changed",
-                next_step="Ask %s, or give owner=%s to lift it in that name" % (holder.get("owner"), holder.get("owner")),
-            )
-        if not check:
-            with self._redis.asking("lift the pause") as client:
-                answers = self._mailbox.ask(client, {"active_queues": {}})
-                self._require_complete(answers)
-                for queue in queues:
-                    told = (_record(client.get(self._keys.pause(queue))) or {}).get("workers") or []
-                    alive = [node for node in answers.names() if node in told and queue not in (queues_of(answers, node) or [])]
-                    self._tell(client, "add_consumer", queue, alive)
-                    client.delete(self._keys.pause(queue))
-        return PauseReport(True, before, {"paused": False, "paused_by": None})
-
-    def _require_asking(self) -> None:
-        if not self._ask:
-            raise Refused("A pause goes through Celery's workers, and ask_workers=false forbids it", option="ask_workers")
-
-    def _require_complete(self, answers: Answers) -> None:
-        if not answers.complete:
-            raise Refused(
-                "Not every Celery worker at %s answered: %s"
-                % (self._redis.where, answers.why_not or "%d listen, %d answered" % (self._mailbox.receivers or 0, len(answers.names()))),
-                option="state",
-                next_step="Raise inspect_timeout, or quiet the workers through their service manager (role drain)",
-            )
-
-    def _tell(self, client: Any, order: str, queue: str, nodes: list[str]) -> None:
-        if not nodes:
-            return
-        answers = self._mailbox.ask(client, {order: {"queue": queue}}, nodes)
-        refused = [node for node in nodes if "ok" not in (answers.by.get(order, {}).get(node) or {})]
-        # A worker answers that it will; only what it consumes afterwards shows that it did.
-        end = time.monotonic() + SETTLE_S
-        wanted = order == "add_consumer"
-        left = list(nodes)
-        while not refused and left:
-            told = self._mailbox.ask(client, {"active_queues": {}}, nodes)
-            left = [node for node in nodes if (queue in (queues_of(told, node) or [])) != wanted or queues_of(told, node) is None]
-            if left and time.monotonic() > end:
-                refused = left
-            elif left:
-                time.sleep(0.05)
-        if refused:
-            raise Refused(
-                "Of the Celery workers, %s did not confirm %s of %s" % (", ".join(refused[:5]), order, queue),
-                option="state",
-                still_true="%d other workers have done so, and the pause is recorded" % (len(nodes) - len(refused)),
-                next_step="Run again; it tells only those that have not",
-            )
-
-    def _read_pauses(self, queues: list[str]) -> dict[str, Any]:
-        with self._redis.asking("read the pause") as client:
-            noted = [_record(client.get(self._keys.pause(queue))) for queue in queues]
-        held = [record for record in noted if record is not None]
-        return {"paused": bool(held) and len(held) == len(noted), "paused_by": dict(held[0], expires_in_s=None) if held else None}
+        return RedisPauses(self._redis, self._keys, self._mailbox, self._ask).resume(queues, owner, check)
 
     # Redriving
 
@@ -371,6 +279,43 @@ class CeleryRedisBackend(QueueBackend):
             )
 
 
+class RedisPauses(Pauses):
+    """The record of a pause is a key beside Celery's own."""
+
+    promise = CAPABILITIES.guarantee["pause"]
+
+    def __init__(self, redis: RedisConnection, keys: CeleryKeys, mailbox: Mailbox, asks: bool) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._mailbox = mailbox
+        self.asks = asks
+        self.where = redis.where
+
+    def read(self, queues: list[str]) -> list[Mapping[str, Any] | None]:
+        with self._redis.asking("read the pause") as client:
+            return [_record(client.get(self._keys.pause(queue))) for queue in queues]
+
+    def write(self, queue: str, record: Mapping[str, Any]) -> None:
+        with self._redis.asking("record the pause") as client:
+            client.set(self._keys.pause(queue), json.dumps(record))
+
+    def lift(self, queue: str) -> None:
+        with self._redis.asking("lift the pause") as client:
+            client.delete(self._keys.pause(queue))
+
+    def ask(self, questions: Mapping[str, Mapping[str, Any]], nodes: list[str] | None = None) -> Answers:
+        with self._redis.asking("ask the workers") as client:
+            return self._mailbox.ask(client, dict(questions), nodes)
+
+    def silent(self, answers: Answers) -> Refused:
+        return Refused(
+            "Not every Celery worker at %s answered: %s"
+            % (self.where, answers.why_not or "%d listen, %d answered" % (self._mailbox.receivers or 0, len(answers.names()))),
+            option="state",
+            next_step="Raise inspect_timeout, or quiet the workers through their service manager (role drain)",
+        )
+
+
 def _record(stored: Any) -> dict[str, Any] | None:
     """Our record of a pause; None: there is none."""
     if not stored:
@@ -379,4 +324,4 @@ def _record(stored: Any) -> dict[str, Any] | None:
         found = json.loads(stored)
     except ValueError:
         found = None
-    return found if isinstance(found, dict) else {"owner": None, "reason": None, "since": None}
+    return found if isinstance(found, dict) else dict(UNREADABLE)
