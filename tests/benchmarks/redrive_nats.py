@@ -75,10 +75,11 @@ def looks(system: Nats, many: int) -> None:
 
 def memory(system: Nats, many: int, folder: Path) -> None:
     """Print what a redrive of many tasks takes of time and memory."""
+    print("\n| NATS, a redrive | tasks | conservation | s | MB at most |\n| --- | --- | --- | --- | --- |")
     for name, match in (("all", {}), ("by match.field", {"field": {"kind": "note"}})):
         fill(system, many)
         found = redriven("nats", system.settings(), match, str(folder))
-        print("redrive %s: %d tasks, %s, %.0f s, %.0f MB" % (name, found["moved"], found["verdict"], found["seconds"], found["mb"]))
+        print("| %s | %d | %s | %.0f | %.0f |" % (name, found["moved"], found["verdict"], found["seconds"], found["mb"]))
 
 
 def ours(system: Nats, count: int) -> float:

@@ -110,10 +110,11 @@ def looks(system: Procrastinate, many: int) -> None:
 
 def memory(system: Procrastinate, many: int) -> None:
     """Print what a redrive of many tasks takes of time and memory."""
+    print("\n| Procrastinate, a redrive | tasks | conservation | s | MB at most |\n| --- | --- | --- | --- | --- |")
     for name, match in (("all", {}), ("by match.field", {"field": {"text": "hunter2"}})):
         copied(system, "failed", many)
         found = redriven("procrastinate", system.settings(), match, str(system.folder))
-        print("redrive %s: %d tasks, %s, %.0f s, %.0f MB" % (name, found["moved"], found["verdict"], found["seconds"], found["mb"]))
+        print("| %s | %d | %s | %.0f | %.0f |" % (name, found["moved"], found["verdict"], found["seconds"], found["mb"]))
 
 
 def row(name: str, rates: list[float], base: list[float]) -> str:

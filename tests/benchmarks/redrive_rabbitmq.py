@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
-import resource
 import shutil
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import R
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.redrive import redrive
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
 
+from tests.benchmarks.longest import most_memory
 from tests.contract.servers.rabbitmq import RabbitServer
 from tests.unit.conftest import wait_for
 
@@ -159,7 +159,7 @@ def memory(url: str, management: str) -> None:
     settings = {"url": url, "management_url": management, "dead_letter": "{queue}.dead"}
     began = time.monotonic()
     report = redrive(open_backend("rabbitmq", settings), RedriveRequest(QUEUE, state_dir=state))
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    most = most_memory()
     shutil.rmtree(state)
     print("%d tasks in %.1f s, at most %.0f MB" % (report.moved, time.monotonic() - began, most))
 
