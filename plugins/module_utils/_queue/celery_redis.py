@@ -70,7 +70,7 @@ CAPABILITIES = Capabilities(
         " itself",
         "redrive": "each task is marked, leaves its place and enters the other in one step on the server. A failed task comes back with its"
         " id, name, arguments, group and stamps; callbacks, chain, chord, priority and time limits are not in a result and are lost. "
-        + _RESULTS,
+        "One whose message a worker has not acknowledged is left, for Celery delivers it again. " + _RESULTS,
         "redrive_count": "in the header queueops_redrives, and for failed tasks in a hash that is kept for 7 days after the last redrive",
         "breaker": "by the results of the redriven tasks; tasks with ignore_result=True never show how they ended",
         "look": "workers are asked through Celery's remote control, as `celery inspect` does: a private list takes the answers and is gone"

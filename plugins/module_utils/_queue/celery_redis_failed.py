@@ -92,6 +92,14 @@ def _unpack(entry: bytes) -> str:
     return str(uuid.UUID(bytes=rest)) if kind == _UUID else rest.decode("utf-8", "surrogateescape")
 
 
+#: With late acknowledgement, Celery stores a failure before the message is acknowledged; one that is not by then is delivered again.
+_COMING_BACK = "its message was not acknowledged, so that Celery delivers it again by itself"
+_TOO_MANY = (
+    "Workers hold too many messages to compare: a task whose failure was stored and whose message was not acknowledged, because its"
+    " worker was stopped in between, is run twice"
+)
+
+
 class FailedStore(CeleryStore):
     """The source failed: results with the state FAILURE, each a key of its own; found by a walk over the database's keys."""
 
@@ -154,13 +162,21 @@ class FailedStore(CeleryStore):
 
     def windows(self) -> Iterator[list[Task]]:
         for ids in self._pieces():
+            with self._redis.asking("read what workers have in hand") as client:
+                coming_back = self._keys.coming_back(client, self._request.queue)
+            if coming_back is None and _TOO_MANY not in self.warnings:
+                self.warnings = [*self.warnings, _TOO_MANY]
             pieces = metas_of(self._redis.client, self._keys, ids, self._moved, self._keys.redrives(self._request.queue))
             while True:
                 with self._redis.asking("read the failed tasks"):
                     piece = next(pieces, None)
                 if piece is None:
                     break
-                yield [self._task(*told) for told in piece]
+                tasks = [self._task(*told) for told in piece]
+                for task in tasks:
+                    if task.obstacle is None and task.id in (coming_back or ()):
+                        task.obstacle = _COMING_BACK
+                yield tasks
         if self._without:
             # They may be of any queue, and cannot be left out silently.
             yield [Task("unknown", obstacle=NO_ARGUMENTS) for _index in range(self._without)]

@@ -53,6 +53,18 @@ end
 return table.concat(out, '\\0')
 """
 
+# KEYS: list. ARGV: how many messages from its right end. Answers the ids of those that a worker had in hand and that kombu put back there.
+_PUT_BACK = """
+local out, found = {}, redis.pcall('LRANGE', KEYS[1], -tonumber(ARGV[1]), -1)
+if found.err then return string.find(found.err, 'WRONGTYPE', 1, true) and '' or found end
+for _, raw in ipairs(found) do
+  if string.find(raw, '"redelivered": true', 1, true) then out[#out + 1] = string.match(raw, '.*"correlation_id": "([^"]+)"') or '' end
+end
+return table.concat(out, '\\0')
+"""
+#: How far from its right end a list is searched for messages that were put back; workers take those first.
+PUT_BACK = 300
+
 
 @dataclass
 class Held:
@@ -172,6 +184,16 @@ class CeleryKeys:
             by_queue[queue] = by_queue.get(queue, 0) + 1
             ids.setdefault(queue, []).append(task)
         return Held(len(found), by_queue, ids if whole else None)
+
+    def coming_back(self, client: Any, queue: str) -> set[str] | None:
+        """Ids of the queue's tasks that were in hand and whose messages are not acknowledged, or put back; None: too many to read."""
+        held = self.unacked(client)
+        if held.ids is None and held.total:
+            return None
+        found = set(held.ids_of(queue))
+        for key in self.lists(queue):
+            found.update(client.eval(_PUT_BACK, 1, key, PUT_BACK).decode("utf-8", "replace").split("\0"))
+        return found
 
     def routing_keys(self, client: Any, queue: str) -> set[str]:
         """The routing keys by which tasks come to a queue, as far as its own exchange tells."""

@@ -60,7 +60,9 @@ class Lab:
         return [self.app.send_task("app.note", args=(1, {"two": 2}), queue=queue, **options).id for _index in range(count)]
 
     def fail(self, count: int = 1, queue: str = "mail", worker: str = "mailer@2.0.0:vm", args: Any = ({"deep": [7]},)) -> list[str]:
-        ids = [str(uuid.uuid4()) for _index in range(count)]
+        return self.failed([str(uuid.uuid4()) for _index in range(count)], queue, worker, args)
+
+    def failed(self, ids: list[str], queue: str = "mail", worker: str = "mailer@2.0.0:vm", args: Any = ({"deep": [7]},)) -> list[str]:
         for task in ids:
             info = {"exchange": "", "routing_key": queue}
             request = Context(
@@ -280,6 +282,33 @@ def test_a_list_that_is_no_list_loses_nothing(lab: Lab) -> None:
         store.apply([Decision(task, "requeue") for task in window])
     assert [lab.app.AsyncResult(task).state for task in ids] == ["FAILURE"] * 2
     assert not lab.client.exists("queueops:redrive:r1:moved")
+
+
+def test_a_failed_task_that_celery_delivers_again_is_left(lab: Lab) -> None:
+    """Its failure was stored, and its worker was stopped before it acknowledged the message."""
+    lab.publish(3)
+    held = lab.failed(lab.take(2))
+    others = lab.fail(2)
+    report = lab.redrive()
+    assert (report.moved, report.skipped) == (2, 2) and "not acknowledged" in next(iter(report.skipped_because))
+    with lab.app.connection_for_read() as connection:
+        channel = connection.channel()
+        for tag in lab.client.hkeys("unacked"):
+            channel.qos.restore_by_tag(tag.decode())
+    assert set(held) < set(lab.ids("mail")) and not lab.client.exists("unacked")
+    report = lab.redrive()
+    assert (report.moved, report.skipped) == (0, 2) and "not acknowledged" in next(iter(report.skipped_because))
+    found = lab.ids("mail")
+    assert len(found) == len(set(found)) == 5 and set(others) < set(found)
+
+
+def test_too_many_held_messages_are_a_warning_of_a_redrive(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(celery_redis_keys, "READ_WHOLE", 1)
+    lab.publish(2)
+    lab.take(2)
+    lab.fail()
+    report = lab.redrive()
+    assert report.moved == 1 and "run twice" in report.warnings[0]
 
 
 def test_actions_on_failed_tasks(lab: Lab) -> None:
