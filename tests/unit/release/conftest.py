@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
@@ -91,7 +92,8 @@ class Host:
         """Path and checksum of a version's archive."""
         path = self.artifacts / f"mailer-{version}.tar.gz"
         if not path.exists():
-            with tarfile.open(path, "w:gz") as archive:
+            # Without the time of packing: the hosts of a fleet share one checksum.
+            with gzip.GzipFile(path, "wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
                 files = {"worker.py": WORKER, "VERSION": version, **({"broken": ""} if broken else {})}
                 for name, text in files.items():
                     entry = tarfile.TarInfo(name)
