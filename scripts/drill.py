@@ -98,7 +98,7 @@ def main() -> int:
     code = play.wait()
     ended = clear(run)
     if ended:
-        print(f"{ended} processes of the drill did not end by themselves and were ended.", file=sys.stderr)
+        print(f"Processes of the drill that did not end by themselves, and were ended: {ended}", file=sys.stderr)
     if interrupted:
         print("The drill was interrupted; nothing of it is running any more.", file=sys.stderr)
         return 128 + interrupted[0]

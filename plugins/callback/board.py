@@ -298,7 +298,8 @@ def _queue_redrive(seen: Seen) -> Iterator[Line]:
     text = f"{data.get('moved')} of {tasks} {moved}, {data.get('remaining')} remain"
     if data.get("skipped_count"):
         text += f", {data['skipped_count']} left out"
-    proven = conservation.get("verdict")
+    # Nothing was moved in check mode, so there is nothing to prove.
+    proven = None if seen.checking else conservation.get("verdict")
     if proven:
         text += f"; conservation {proven}"
     if proven == "unproven" and conservation.get("reason"):

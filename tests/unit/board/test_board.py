@@ -330,6 +330,7 @@ def test_check_mode_says_would_and_v_names_the_tasks(stage: Stage) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     lines = lines_of(run)
     assert "== Deploy mailer ==  (check mode: nothing is changed)" in lines
+    assert "mail      31 of 31 matching tasks would be put back, 0 remain" in lines
     assert "task      Open the operation" in lines
     assert "mailer    op-0001-deploy would be opened: to release 1 (2.0.0), from release 0" in lines
     assert any(line.startswith("worker1   release 1 (2.0.0)     would be active") for line in lines)
