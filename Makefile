@@ -20,9 +20,9 @@ drill: $(LINK) ## rehearse a rollback on this machine: real Redis, real workers,
 	@scripts/venv.sh drill
 	@exec .venv/drill/bin/python scripts/drill.py --release "$(RELEASE)"
 
-test: $(LINK) ## everything CI checks: lint, unit, molecule
+test: $(LINK) ## everything CI checks: lint, unit, a sample of the contract, molecule
 	@scripts/venv.sh test
-	@exec .venv/test/bin/python scripts/stages.py lint unit molecule
+	@exec .venv/test/bin/python scripts/stages.py lint unit contract-sample molecule
 
 lint: $(LINK) ## ansible-lint, ruff, mypy, yamllint, import-linter, ansible-test sanity
 	@scripts/venv.sh test
