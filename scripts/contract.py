@@ -26,12 +26,14 @@ from house import BUILD, ROOT, Record, environment, redis_server
 SAMPLE = ("rabbitmq3", "redis7", "nats", "postgresql15")
 #: Those of Debian 13 as well.
 EVERY = ("rabbitmq3", "rabbitmq4", "redis7", "redis8", "valkey8", "nats", "postgresql15", "postgresql17")
+#: They mostly wait for workers, and for RabbitMQ's statistics.
+AT_A_TIME = 2 * (os.cpu_count() or 1)
 #: Where the tests of each server leave what pytest said.
 FOLDER = BUILD / "contract"
 
 
 def main(arguments: list[str]) -> int:
-    """Run pytest over tests/contract, one process for each server, two at a time; or over what ``arguments`` name, in one process."""
+    """Run pytest over tests/contract, one process for each server, some at a time; or over what ``arguments`` name, in one process."""
     sample = "--sample" in arguments
     for script in ["servers.sh"] if sample else ["servers.sh", "trixie.sh"]:
         if subprocess.run([str(ROOT / "scripts" / script)], check=False).returncode:
@@ -45,7 +47,7 @@ def main(arguments: list[str]) -> int:
         run(record, sample, "given", given)
     else:
         parts = SAMPLE if sample else EVERY
-        with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=AT_A_TIME) as pool:
             for said in pool.map(lambda part: run(record, sample, part), parts):
                 print(said, flush=True)
     count(record, sorted(FOLDER.glob(f"{record.stage}-*.xml")))
