@@ -72,9 +72,9 @@ def chosen_systems(wanted: str) -> list[tuple[type[System], str]]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "system" not in metafunc.fixturenames:
         return
-    wanted = metafunc.config.getoption("--systems", default="") or os.environ.get("QUEUEOPS_SYSTEMS", "")
-    pairs = chosen_systems(wanted)
-    if os.environ.get("QUEUEOPS_SAMPLE") and metafunc.module.__name__.endswith(LONG):
+    named = metafunc.config.getoption("--systems", default="")
+    pairs = chosen_systems(named or os.environ.get("QUEUEOPS_SYSTEMS", ""))
+    if os.environ.get("QUEUEOPS_SAMPLE") and not named and metafunc.module.__name__.endswith(LONG):
         pairs = [pair for pair in pairs if pair[0].__name__ in SAMPLED]
     ids = ["%s@%s" % (kind.__name__.lower(), server) for kind, server in pairs]
     metafunc.parametrize("system", pairs, ids=ids, indirect=True)

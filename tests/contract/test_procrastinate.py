@@ -266,6 +266,33 @@ def test_a_locked_table_is_named_and_not_waited_for(own: Procrastinate) -> None:
     assert (state(own).failed, redriven(own).moved) == (2, 2)
 
 
+@pytest.mark.parametrize("rules", [(), (Rule(Match(task="note")),)], ids=["all", "by_rules"])
+def test_tasks_that_a_dying_run_still_holds_are_waited_for(own: Procrastinate, rules: tuple[Rule, ...]) -> None:
+    """The server lets go of them when it notices that the run is dead."""
+    ids = own.fail(QUEUE, 5)
+    reports: list[Any] = []
+    with psycopg.connect(own.server.url) as connection:
+        connection.execute("SELECT 1 FROM procrastinate_jobs WHERE id = ANY(%s) FOR UPDATE", [[int(task) for task in ids[1:4]]])
+        redrive = threading.Thread(target=lambda: reports.append(redriven(own, *rules)))
+        redrive.start()
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'queueops.fleet' AND wait_event_type = 'Lock'"
+        wait_for(lambda: own.query(waiting) == [(1,)], what="the redrive to wait for the other one")
+    redrive.join(30)
+    assert [(report.moved, report.skipped) for report in reports] == [(5, 0)]
+
+
+@pytest.mark.parametrize("rules", [(), (Rule(Match(task="note")),)], ids=["all", "by_rules"])
+def test_tasks_that_others_go_on_holding_are_told(own: Procrastinate, rules: tuple[Rule, ...]) -> None:
+    ids = own.fail(QUEUE, 5)
+    with psycopg.connect(own.server.url) as connection:
+        connection.execute("SELECT 1 FROM procrastinate_jobs WHERE id = ANY(%s) FOR UPDATE", [[int(task) for task in ids[1:4]]])
+        report = engine.redrive(own.open(connect_timeout=1.0), RedriveRequest(QUEUE, rules=list(rules) or [Rule()], run="r1"))
+    assert (report.moved, report.matched, report.remaining) == (2, 5, 0)
+    assert report.skipped_because == {"another session of the database holds it; run again when that has ended": 3}
+    again = engine.redrive(own.open(), RedriveRequest(QUEUE, rules=list(rules) or [Rule()], run="r1"))
+    assert (again.moved, again.skipped) == (3, 0) and statuses(own, ids) == ["todo"] * 5
+
+
 def test_a_task_that_is_deferred_at_the_same_moment_with_its_lock(own: Procrastinate) -> None:
     """Its transaction is open when the redrive looks, and then commits: the redriven task has to stay. The lock's name misleads nobody."""
     (task,) = own.fail(QUEUE, 1)

@@ -31,7 +31,10 @@ REASONS = {
     "l": "another task with its queueing lock is queued",
     "r": "its abortion was requested",
     "g": "taken by somebody else meanwhile",
+    "h": "another session of the database holds it; run again when that has ended",
 }
+#: What the server says when somebody else's lock was waited for long enough.
+LOCKED = "55P03"
 
 _MAKE = """
 CREATE TABLE IF NOT EXISTS queueops_redrive (
@@ -79,7 +82,7 @@ _MOVE = """
 WITH chosen AS MATERIALIZED (
   SELECT j.id, j.status, j.task_name, j.attempts, j.queueing_lock, j.abort_requested, {already} AS already
     FROM procrastinate_jobs j
-   WHERE {which} AND {source} ORDER BY j.id LIMIT %(most)s FOR UPDATE OF j SKIP LOCKED
+   WHERE {which} AND {source} ORDER BY j.id LIMIT %(most)s FOR UPDATE OF j {locked}
 ), judged AS MATERIALIZED (
   SELECT c.id, c.task_name, c.attempts + CASE WHEN %(back)s AND c.status <> 'todo' THEN 1 ELSE 0 END AS attempts, CASE
       WHEN c.already AND %(action)s <> 'park' THEN 'a'
@@ -110,6 +113,11 @@ UPDATE procrastinate_jobs j SET status = '%s', abort_requested = false
 """
 _DELETE = "DELETE FROM procrastinate_jobs j USING judged WHERE j.id = judged.id AND judged.outcome = 'm' RETURNING j.id"
 CHANGES = {"requeue": _BACK, "compensate": _BACK, "fail": _STATUS % "failed", "park": _STATUS % "cancelled", "discard": _DELETE}
+
+# Of these, what is where it was: somebody else holds it.
+_THERE = "SELECT j.id FROM procrastinate_jobs j WHERE j.id = ANY(%(ids)s) AND {source}"
+# All that this run has not moved of what was there when it began.
+_LEFT = "SELECT count(*) FROM procrastinate_jobs j WHERE j.queue_name = %(queue)s AND j.id <= %(last)s AND {source} AND NOT {already}"
 
 # What was parked and moves again is parked no more.
 _UNPARK = "UPDATE queueops_redrive SET action = 'unparked' WHERE action = 'park' AND job_id = ANY(%(ids)s)"
@@ -150,6 +158,9 @@ class ProcrastinateStore(TaskStore):
         self._run = request.run or ""
         self._pass = uuid.uuid4().hex
         self._after = 0
+        # Others' locks on tasks are waited for, as a run that was killed holds some until the server notices; but only once.
+        self._waits = True
+        self._refused = 0
         if not check:
             self._prepare()
         with database.transaction("redrive") as cursor:
@@ -179,7 +190,8 @@ class ProcrastinateStore(TaskStore):
 
     def _sql(self, text: str, **pieces: str) -> str:
         source = SOURCES[self._request.source]
-        known = {"source": source, "parked": _PARKED, "already": _ALREADY, **pieces, "marks": self._marks}
+        locked = "" if self._waits else "SKIP LOCKED"
+        known = {"source": source, "parked": _PARKED, "already": _ALREADY, "locked": locked, **pieces, "marks": self._marks}
         for name, value in known.items():
             text = text.replace("{%s}" % name, value)
         return text
@@ -237,6 +249,9 @@ class ProcrastinateStore(TaskStore):
             for (action, destination), ids in groups.items():
                 rows = self._move(cursor, "j.id = ANY(%(ids)s)", action, destination, len(ids), {"ids": ids})
                 found.update((row[0], row[1]) for row in rows)
+                if not self._waits:
+                    cursor.execute(self._sql(_THERE), {"ids": [number for number in ids if number not in found]})
+                    found.update((row[0], "h") for row in cursor.fetchall())
 
         self._write(move)
         return [REASONS[found.get(int(decision.task.id), "g")] for decision in decisions]
@@ -262,14 +277,29 @@ class ProcrastinateStore(TaskStore):
                 found.by_task[name] = found.by_task.get(name, 0) + 1
             else:
                 found.skipped_because[REASONS[outcome]] = found.skipped_because.get(REASONS[outcome], 0) + 1
+                self._refused += outcome in "lr"
+        if not rows and not self._waits:
+            self._held(found)
         if rows:
             self._after = rows[-1][0]
             if found.moved:
                 found.by_version["unknown"] = found.moved
         return found
 
+    def _held(self, found: Sweep) -> None:
+        """At the end, count what was passed over because others hold it; what was counted is not counted again."""
+        with self._database.transaction("count the tasks that are left") as cursor:
+            cursor.execute(self._sql(_LEFT), {"run": self._run, "queue": self._request.queue, "last": self._last})
+            held = max(0, int(cursor.fetchone()[0]) - self._refused)
+        if held:
+            self._refused += held
+            found.matched = held
+            found.skipped_because[REASONS["h"]] = held
+
     def _write(self, move: Any) -> None:
-        """Run ``move`` in a transaction, again where tasks are deferred at the same moment that take the same queueing lock."""
+        """Run ``move`` in a transaction; again where tasks are deferred at the same moment that take the same queueing lock, and without
+        the tasks that others hold, where those were waited for in vain.
+        """
         for left in reversed(range(TRIES)):
             try:
                 with self._database.transaction("redrive", write=True) as cursor:
@@ -277,8 +307,9 @@ class ProcrastinateStore(TaskStore):
                 return
             except Unavailable as error:
                 state = getattr(error.__cause__, "sqlstate", None)
-                if state not in ("23505", "40001", "40P01") or not left:
+                if (state not in ("23505", "40001", "40P01") and not (state == LOCKED and self._waits)) or not left:
                     raise
+                self._waits = self._waits and state != LOCKED
                 time.sleep(0.05)
 
     def _move(self, cursor: Any, which: str, action: str, destination: str | None, most: int, values: dict[str, Any]) -> list[Any]:

@@ -25,7 +25,7 @@ from kombu.entity import Exchange, Queue
 from tests.contract.servers.rabbitmq import RabbitServer
 from tests.contract.system import Server, System, Worker
 from tests.contract.systems.rabbitmq_copies import failed_copies, failed_payload, holding, ready, record_of
-from tests.contract.systems.redis_copies import copy_task, redis_record
+from tests.contract.systems.redis_copies import copy_task, redis_content, redis_record
 from tests.unit.conftest import wait_for
 from tests.unit.queue.conftest import processes
 
@@ -228,7 +228,7 @@ class CeleryRedis(_Celery):
         # A worker that waits sweeps expired bindings now and then, under a lock.
         own = (b"_kombu.binding_deadlines", b"unacked_mutex")
         keys = [key for key in self.client.scan_iter(count=1000) if key not in own]
-        return {key: (self.client.dump(key), self.client.ttl(key) >= 0) for key in keys}
+        return redis_content(self.client, keys)
 
     def close(self) -> None:
         super().close()

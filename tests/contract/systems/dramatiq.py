@@ -23,7 +23,7 @@ from dramatiq.message import Message
 
 from tests.contract.system import Server, System, Worker
 from tests.contract.systems.rabbitmq_copies import failed_copies, failed_payload, holding, ready, record_of
-from tests.contract.systems.redis_copies import copy_task, redis_holding, redis_record
+from tests.contract.systems.redis_copies import copy_task, redis_content, redis_holding, redis_record
 from tests.unit.conftest import wait_for
 
 APPLICATION = Path(__file__).parents[1] / "apps" / "dramatiq"
@@ -202,7 +202,7 @@ class DramatiqRedis(_Dramatiq):
     def dump(self) -> Any:
         # A worker writes its own heartbeat all the time, and looks for delayed messages.
         keys = [key for key in self.client.scan_iter(count=1000) if key != b"dramatiq:__heartbeats__"]
-        return {key: (self.client.dump(key), self.client.ttl(key) >= 0) for key in keys}
+        return redis_content(self.client, keys)
 
 
 class DramatiqRabbitmq(_Dramatiq):

@@ -107,6 +107,15 @@ def _write(pipe: Any, found: list[tuple[bytes, bytes, list[tuple[bytes, ...]], i
             pipe.pexpire(key, expires)
 
 
+def redis_content(client: Any, keys: Iterable[bytes]) -> dict[bytes, Any]:
+    """What some keys hold and whether it expires, comparable also over a restart, after which a hash is in another order."""
+    found = {}
+    for key in keys:
+        members = _members(client, key)
+        found[key] = (sorted(members) if client.type(key) in (b"hash", b"set") else members, client.ttl(key) >= 0)
+    return found
+
+
 def redis_holding(client: Any, data: bytes) -> int:
     """In how many values the server holds these bytes."""
     return sum(1 for key in client.scan_iter(count=1000) for parts in _members(client, key) for part in parts if data in part)

@@ -17,7 +17,7 @@ from typing import Any
 import redis
 
 from tests.contract.system import Server, System, Worker
-from tests.contract.systems.redis_copies import redis_holding
+from tests.contract.systems.redis_copies import redis_content, redis_holding
 from tests.unit.conftest import wait_for
 
 APPLICATIONS = Path(__file__).parents[1] / "apps"
@@ -66,7 +66,7 @@ class RedisSystem(System):
         return redis_holding(self.client, data)
 
     def dump(self) -> Any:
-        return {key: (self.client.dump(key), self.client.ttl(key) >= 0) for key in self.client.scan_iter(count=1000)}
+        return redis_content(self.client, self.client.scan_iter(count=1000))
 
     def close(self) -> None:
         for worker in self._workers:

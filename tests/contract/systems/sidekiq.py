@@ -16,7 +16,7 @@ from typing import Any
 import redis
 
 from tests.contract.system import Server, System, Worker
-from tests.contract.systems.redis_copies import copy_task, redis_holding, redis_record
+from tests.contract.systems.redis_copies import copy_task, redis_content, redis_holding, redis_record
 from tests.unit.conftest import wait_for
 
 APPLICATION = Path(__file__).parents[1] / "apps" / "sidekiq"
@@ -145,7 +145,7 @@ class Sidekiq(System):
         # A worker writes its own heartbeat now and then.
         beating = {name + end for name in self.client.smembers("processes") for end in (b"", b":work", b":workers")}
         keys = [key for key in self.client.scan_iter(count=1000) if key not in beating and not key.startswith(b"stat:")]
-        return {key: (self.client.dump(key), self.client.ttl(key) >= 0) for key in keys}
+        return redis_content(self.client, keys)
 
     def close(self) -> None:
         for worker in self._workers:
