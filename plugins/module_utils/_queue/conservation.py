@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from array import array
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,9 @@ from .api import Census, RedriveReport, TaskStore
 
 #: In how many parts fingerprints are compared.
 PARTS = 16
+#: A task that is nowhere may be on its way: some workers take one where nobody sees it for a moment. So long it is looked for again (s).
+ON_ITS_WAY_S = 3.0
+AGAIN_S = 0.2
 
 
 def fingerprint(identity: str) -> int:
@@ -132,17 +136,30 @@ class Conservation:
         missing, added = _difference(self._ids_before or array("q"), self._ids_after or array("q"))
         discarded = report.by_action.get("discard", 0)
         if self._completions is not None:
-            missing, _others = _difference(missing, self._completed())
+            missing = self._looked_for(_difference(missing, self._completed())[0], discarded)
         found["missing"], found["added"] = len(missing), len(added)
         if len(missing) <= discarded:
             # What was published meanwhile is added, and takes nothing away.
             return None
-        gone = "%d tasks are in none of the places counted" % (len(missing) - discarded)
+        lost = len(missing) - discarded
+        gone = "%d %s in none of the places counted" % (lost, "task is" if lost == 1 else "tasks are")
         if self._completions is not None:
-            return gone + ", and are not recorded as completed"
+            return gone + ", and not recorded as completed"
         if before.activity != after.activity or before.activity is None:
             return "workers took tasks meanwhile: %s; only a record of completions can show what became of them" % gone
-        return gone + "; they went to other queues than those counted, expired, or were taken"
+        return gone + ": gone to other queues than those counted, expired, or taken"
+
+    def _looked_for(self, missing: array[int], discarded: int) -> array[int]:
+        """Those that stay missing: each time in none of the places counted, and not recorded as completed."""
+        end = time.monotonic() + ON_ITS_WAY_S
+        while len(missing) > discarded and time.monotonic() < end:
+            time.sleep(AGAIN_S)
+            now = self._fingerprints() or array("q")
+            gone, _added = _difference(self._ids_before or array("q"), now)
+            gone, _others = _difference(gone, self._completed())
+            found, _gone = _difference(missing, gone)
+            missing, _found = _difference(missing, found)
+        return missing
 
     def _by_count(self, before: Census, after: Census, report: RedriveReport) -> str | None:
         discarded = report.by_action.get("discard", 0)
