@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from tests.benchmarks.common import scratch, started
@@ -14,6 +15,9 @@ from tests.benchmarks.redrive_rabbitmq import dead_letters, known, settings
 from tests.benchmarks.scale import Scaled, Table, main, parser
 from tests.contract.servers.rabbitmq import RabbitServer
 
+#: How old (s) the broker's statistics may be: they are gathered every 5 s, and a quorum queue tells its own every 5 s.
+LAG_S = 10.0
+
 
 def counted(server: RabbitServer) -> dict[str, Any]:
     """Of each queue: what is ready and what is in hand, and how many messages were published, delivered, redelivered, acknowledged."""
@@ -21,6 +25,17 @@ def counted(server: RabbitServer) -> dict[str, Any]:
     for queue in server.ask("GET", "/api/queues/%2F"):
         stats = {name: value for name, value in queue.get("message_stats", {}).items() if isinstance(value, int)}
         found[queue["name"]] = (queue.get("messages_ready"), queue.get("messages_unacknowledged"), stats)
+    return found
+
+
+def settled(server: RabbitServer) -> dict[str, Any]:
+    """What is counted, once the statistics have told the same for as long as they lag behind."""
+    found, since = counted(server), time.monotonic()
+    while time.monotonic() < since + LAG_S:
+        time.sleep(0.2)
+        now = counted(server)
+        if now != found:
+            found, since = now, time.monotonic()
     return found
 
 
@@ -33,7 +48,7 @@ def scaled(server: RabbitServer, kind: str) -> Scaled:
         fill=lambda place, count: dead_letters(server, kind, place.queue, count),
         clear=server.clear,
         match={"task": "welcome"},
-        changes=lambda: counted(server),
+        changes=lambda: settled(server),
         settle=lambda place, count: known(server, place.queue, count),
     )
 

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""1,000,000 tasks of each queue system on Redis: ``python -m tests.benchmarks.scale_redis``; see scale.py."""
+"""1,000,000 tasks of each queue system on Redis: ``python -m tests.benchmarks.scale_redis``; see scale.py.
+
+Few and many are on a server each: Celery's results and Sidekiq's dead set are those of all queues.
+"""
 
 from __future__ import annotations
 
@@ -134,31 +137,34 @@ SYSTEMS = {
 }
 
 
-def scaled(client: Any, url: str, system: str) -> Scaled:
+def scaled(system: str, *servers: RedisServer) -> Scaled:
     failed = SYSTEMS[system]
-    script = client.register_script(failed.fill)
-    few, many = (Place(system, {"url": url, **failed.settings}, queue, failed.source) for queue in ("few", "many"))
+    few, many = (
+        Place(system, {"url": server.url, **failed.settings}, queue, failed.source)
+        for queue, server in zip(("few", "many"), servers, strict=True)
+    )
+    clients: dict[Place, Any] = {place: redis.Redis.from_url(place.settings["url"]) for place in (few, many)}
 
     def fill(place: Place, count: int) -> None:
+        script = clients[place].register_script(failed.fill)
         for first in range(0, count, FILLED):
             script(args=[place.queue, first, min(first + FILLED, count) - 1])
 
-    return Scaled(
-        system,
-        few,
-        many,
-        fill,
-        # Emptying a server of millions of keys takes longer than a client waits.
-        clear=lambda: client.flushall(asynchronous=True),
-        match=failed.match,
-        changes=lambda: client.info("persistence")["rdb_changes_since_last_save"],
-    )
+    def clear() -> None:
+        for client in clients.values():
+            # Emptying a server of millions of keys takes longer than a client waits.
+            client.flushall(asynchronous=True)
+
+    def changes() -> list[int]:
+        return [client.info("persistence")["rdb_changes_since_last_save"] for client in clients.values()]
+
+    return Scaled(system, few, many, fill, clear, failed.match, changes)
 
 
 def measure(table: Table, chosen: Any) -> None:
     for system in chosen.systems.split(","):
-        with scratch() as folder, started(RedisServer(folder)) as server:
-            table.measure(scaled(redis.Redis.from_url(server.url), server.url, system))
+        with scratch() as few, scratch() as many, started(RedisServer(few)) as server_of_few, started(RedisServer(many)) as server_of_many:
+            table.measure(scaled(system, server_of_few, server_of_many))
 
 
 if __name__ == "__main__":
