@@ -97,11 +97,11 @@ class Ours(Side):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours has to be at least ``bar`` times as fast as theirs; None: nothing is asked."""
+    """Ours has to be at least ``asked`` times as fast as theirs; None: nothing is asked."""
 
     ours: Ours
     theirs: Side
-    bar: float | None = None
+    asked: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,17 @@ class Race:
 
     def _row(self, compared: Comparison, mine: list[float], others: list[float]) -> list[str]:
         """Show a comparison; it and its bar, if that was missed."""
-        ours, theirs, bar = compared.ours, compared.theirs, compared.bar
+        ours, theirs, asked = compared.ours, compared.theirs, compared.asked
         ratios = [one / other for one, other in zip(mine, others, strict=True)]
-        reached = bar is None or statistics.median(ratios) >= bar
-        told = "none asked" if bar is None else "at least %g: %s" % (bar, "met" if reached else "missed")
+        reached = asked is None or statistics.median(ratios) >= asked
+        told = "none asked" if asked is None else "at least %g: %s" % (asked, "met" if reached else "missed")
         sides = ["%s: %d tasks, proven by %s" % (ours.name, ours.tasks, ours.by), spread(mine)]
         sides += ["%s: %d tasks" % (theirs.name, theirs.tasks), spread(others)]
         show("%s, %d pairs" % (self.system, len(mine)), *sides, spread(ratios, "%.2f"), told)
         if reached:
             return []
         told = "%s: our redrive (%s) is %.2f times as fast as %s, and has to be %g times"
-        return [told % (self.system, ours.name, statistics.median(ratios), theirs.name, bar or 0)]
+        return [told % (self.system, ours.name, statistics.median(ratios), theirs.name, asked or 0)]
 
 
 def parser(description: str | None, tasks: int, own: int, pairs: int = 3) -> argparse.ArgumentParser:

@@ -108,9 +108,9 @@ class Table:
         rate = "%.0f tasks/s, %.0f MB, %s by %s" % (found["moved"] / found["seconds"], found["mb"], found["verdict"], found["by"])
         self._row(system, what, ["", rate], "all of them, under %d MB" % LIMIT_MB, problems)
 
-    def _row(self, system: str, what: str, cells: list[str], bar: str, problems: list[str]) -> None:
-        show(system, what, *cells, "%s: %s" % (bar, "missed (%s)" % "; ".join(problems) if problems else "met"))
-        self.missed += ["%s, %s: %s; has to be: %s" % (system, what, problem, bar) for problem in problems]
+    def _row(self, system: str, what: str, cells: list[str], asked: str, problems: list[str]) -> None:
+        show(system, what, *cells, "%s: %s" % (asked, "missed (%s)" % "; ".join(problems) if problems else "met"))
+        self.missed += ["%s, %s: %s; has to be: %s" % (system, what, problem, asked) for problem in problems]
 
 
 def said(look: Look, state: str, count: int) -> str:

@@ -30,15 +30,15 @@ class Timed(Ours):
         self.redrive = lambda: spent
 
 
-def race(bar: float | None, order: list[str]) -> Race:
+def race(asked: float | None, order: list[str]) -> Race:
     """Ours moves 100 tasks in 2 s, theirs 100 in 20 s: ten times as fast."""
     theirs = Side("one by one", 100, lambda _count: order.append("theirs"), lambda: 20.0, lambda _left: None)
-    return Race("a system", [Comparison(Timed(2.0, order), theirs, bar)])
+    return Race("a system", [Comparison(Timed(2.0, order), theirs, asked)])
 
 
-@pytest.mark.parametrize(("bar", "told"), [(10, "at least 10: met"), (11, "at least 11: missed"), (None, "none asked")])
-def test_a_row_says_whether_the_bar_is_met(bar: float | None, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    missed = race(bar, []).run(1)
+@pytest.mark.parametrize(("asked", "told"), [(10, "at least 10: met"), (11, "at least 11: missed"), (None, "none asked")])
+def test_a_row_says_whether_the_bar_is_met(asked: float | None, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    missed = race(asked, []).run(1)
     assert capsys.readouterr().out.rstrip().endswith("| 10.00 (10.00 to 10.00) | %s |" % told)
     assert ended(missed) == (1 if "missed" in told else 0)
     assert ("has to be 11 times" in capsys.readouterr().out) == ("missed" in told)
