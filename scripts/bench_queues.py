@@ -1,17 +1,22 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run every benchmark of the queue systems, one after the other, each against its rival in turn on one server.
+"""Run the benchmarks of the queue systems, one after the other, each against its rival in turn on one server.
 
-``bench_queues.py [NAME ...]`` runs those named (default: all), as ``redrive_rq scale``. What they print goes to
-build/bench/queues.md, and with ``--write`` into docs/benchmarks.md, between its two marks. 1: one of them ended badly or missed its bar.
+``bench_queues.py [--write] [NAME ...] [-- OPTION ...]`` runs those named (default: all), with these options, as ``-- --tasks 500``. After
+each, what there is so far goes to build/bench/queues.md, and with ``--write`` into docs/benchmarks.md, between its two marks; a run
+that is cut off leaves it there, and says so. 1: a bar was missed, one of them ended badly, or it was cut off.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from house import BUILD, ROOT, environment, redis_server
@@ -19,66 +24,150 @@ from house import BUILD, ROOT, environment, redis_server
 FOLDER = ROOT / "tests" / "benchmarks"
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- begin: scripts/bench_queues.py -->", "<!-- end: scripts/bench_queues.py -->"
+#: What a benchmark's line begins with that names a bar which was missed; as in tests/benchmarks/common.py.
+MISSED = "- Missed: "
+#: A benchmark that takes longer (s) is broken off; the others are run.
+LIMIT_S = 1500
+#: How long (s) one that is broken off may take to stop its servers.
+STOP_S = 60
+
+
+@dataclass
+class Part:
+    """One benchmark: what it printed, its exit code (None: it has not ended by itself), and how long it took (s)."""
+
+    name: str
+    lines: list[str] = field(default_factory=list)
+    code: int | None = None
+    seconds: float = 0.0
+
+    def missed(self) -> list[str]:
+        """The lines that name the bars which it missed."""
+        return [line for line in self.lines if line.startswith(MISSED)]
+
+    def whole(self) -> bool:
+        """Whether it measured all that it is to measure."""
+        return self.code == 0 or (self.code == 1 and bool(self.missed()))
 
 
 def names() -> list[str]:
     """The benchmarks of the queue systems, by the names of their files."""
-    return sorted(path.stem for pattern in ("redrive_*.py", "scale.py") for path in FOLDER.glob(pattern))
+    return sorted(path.stem for pattern in ("redrive_*.py", "scale_*.py") for path in FOLDER.glob(pattern))
 
 
-def measure(name: str) -> tuple[str, int]:
-    """What the benchmark ``name`` prints, shown as it comes, and its exit code."""
-    command = [sys.executable, "-u", "-m", f"tests.benchmarks.{name}"]
+def measure(part: Part, options: list[str]) -> None:
+    """Run one benchmark, show what it prints as it comes, and keep it in ``part``, also when this is interrupted."""
+    command = [sys.executable, "-u", "-m", f"tests.benchmarks.{part.name}", *options]
     env = environment(QUEUEOPS_REDIS_SERVER=redis_server(), PYTHONPATH=os.pathsep.join([str(BUILD), str(ROOT)]))
-    lines = []
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+    began = time.monotonic()
+    # In a session of its own: it is interrupted by us alone, and once.
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    overdue = threading.Timer(LIMIT_S, stop, [process])
+    overdue.start()
+    try:
         for line in process.stdout or ():
             print(line, end="", flush=True)
-            lines.append(line)
-    return "".join(lines).strip(), process.returncode
+            part.lines.append(line.rstrip("\n"))
+        part.code = process.wait()
+    finally:
+        overdue.cancel()
+        stop(process)
+        part.seconds = time.monotonic() - began
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """See that a benchmark has ended, with its servers."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def state() -> str:
-    """Which commit was measured, and whether the tree differed from it."""
+    """Which commit is measured, and whether the tree differs from it."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     changed = subprocess.run(["git", "status", "--porcelain", "plugins"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return f"{commit}{' with uncommitted changes' if changed else ''}, {os.cpu_count()} cores"
 
 
-def put_in(page: Path, text: str) -> None:
-    """Replace what stands between the marks of ``page``."""
+def told(at: str, chosen: list[str], parts: list[Part]) -> str:
+    """What was measured, for the page, and what of ``chosen`` was not, or not all of it."""
+    head = [f"Measured at {at}."]
+    whole = [part.name for part in parts if part.whole()]
+    cut = [name for name in chosen if name not in whole]
+    if cut:
+        head.append(f"**This run was cut off**, and of these there is nothing, or not all: {', '.join(cut)}.")
+    others = [name for name in names() if name not in chosen]
+    if others:
+        head.append(f"Not run: {', '.join(others)}.")
+    return "\n\n".join([" ".join(head), *("\n".join(part.lines).strip() for part in parts if part.lines)])
+
+
+def put_in(page: Path, text: str | None = None) -> None:
+    """Replace what stands between the marks of ``page``; without ``text`` only see that they are there."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _old, end, after = rest.partition(END)
     if not (begin and end):
-        sys.exit(f"{page.relative_to(ROOT)} lacks the lines {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        sys.exit(f"{page.name} lacks the lines {BEGIN} and {END}")
+    if text is not None:
+        page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def close(chosen: list[str], parts: list[Part]) -> int:
+    """Show how long each took, which bars were missed and what is not whole; the exit code."""
+    print("\nTook:")
+    for part in parts:
+        print(f"  {part.name:24} {part.seconds:5.0f} s")
+    print(f"  {'all':24} {sum(part.seconds for part in parts):5.0f} s")
+    whole = [part.name for part in parts if part.whole()]
+    bad = [f"- Not measured, or not all of it: {name}" for name in chosen if name not in whole]
+    problems = [line for part in parts for line in part.missed()] + bad
+    print("\n".join(problems) or "Every bar is met.", flush=True)
+    return 1 if problems else 0
 
 
 def main(arguments: list[str]) -> int:
     """Run them, and write down what they print."""
-    for script in ("servers.sh", "trixie.sh"):
-        if subprocess.run([str(ROOT / "scripts" / script)], check=False).returncode:
-            return 1
-    chosen = [word for word in arguments if word != "--write"] or names()
+    mark = arguments.index("--") if "--" in arguments else len(arguments)
+    words, options = arguments[:mark], arguments[mark + 1 :]
+    chosen = [word for word in words if word != "--write"] or names()
     unknown = sorted(set(chosen) - set(names()))
     if unknown:
         sys.exit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
-    parts, failed = [f"Measured at {state()}."], []
-    for name in chosen:
-        print(f"-- {name}", flush=True)
-        text, code = measure(name)
-        parts.append(text)
-        if code:
-            failed.append(name)
+    for script in ("servers.sh", "trixie.sh"):
+        if subprocess.run([str(ROOT / "scripts" / script)], check=False).returncode:
+            return 1
+    pages = [PAGE] if "--write" in words else []
+    for page in pages:
+        put_in(page)
+    return run(chosen, options, pages)
+
+
+def run(chosen: list[str], options: list[str], pages: list[Path]) -> int:
+    """Run the benchmarks ``chosen``, and after each write what there is, also into ``pages``; the exit code."""
+    at = state() + (f", with {' '.join(options)}" if options else "")
     target = BUILD / "bench" / "queues.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    told = "\n\n".join(part for part in parts if part)
-    target.write_text(told + "\n", encoding="utf-8")
-    if "--write" in arguments:
-        put_in(PAGE, told)
-    if failed:
-        print(f"Ended badly, or missed the bar: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parts: list[Part] = []
+    try:
+        for name in chosen:
+            print(f"-- {name}", flush=True)
+            parts.append(Part(name))
+            try:
+                measure(parts[-1], options)
+            finally:
+                text = told(at, chosen, parts)
+                target.write_text(text + "\n", encoding="utf-8")
+                for page in pages:
+                    put_in(page, text)
+            print(f"-- {name} took {parts[-1].seconds:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        print("Cut off.", flush=True)
+    return close(chosen, parts)
 
 
 if __name__ == "__main__":

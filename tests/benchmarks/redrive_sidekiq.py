@@ -1,30 +1,28 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Redriving Sidekiq's dead set against its own ``retry_all``, in pairs on one server: ``python -m tests.benchmarks.redrive_sidekiq``.
+"""Sidekiq's dead set against its own ``DeadSet#retry_all``: ``python -m tests.benchmarks.redrive_sidekiq``.
 
-Tasks are as Sidekiq writes them when they have failed for the last time; both sides are checked for count and order.
+Tasks are as Sidekiq writes them when they have failed for the last time. The bar is for a redrive of all, as ``retry_all`` is one.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
-import shutil
-import statistics
 import subprocess
-import tempfile
+import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import redis
-from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, RedriveRequest, Rule
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveRequest, Rule
 
+from tests.benchmarks.common import started
+from tests.benchmarks.paired import Comparison, Ours, Race, Side, main, parser, seconds
 from tests.unit.conftest import RedisServer
 
 HELPER = Path(__file__).parents[1] / "contract" / "apps" / "sidekiq" / "helper.rb"
@@ -35,6 +33,7 @@ TASK = (
 
 
 def fill(client: Any, count: int) -> list[str]:
+    """The ids, oldest first."""
     client.flushall()
     client.sadd("queues", "mail")
     chance, now, ids = random.Random(count), time.time(), []
@@ -49,73 +48,51 @@ def fill(client: Any, count: int) -> list[str]:
     return ids
 
 
-def check(client: Any, ids: list[str], ordered: bool) -> None:
-    there = [json.loads(task)["jid"] for task in reversed(client.lrange("queue:mail", 0, -1))]
+def arrived(client: Any) -> list[str]:
+    """The ids of what is queued, in order."""
+    assert not client.zcard("dead"), "tasks were left"
+    return [json.loads(task)["jid"] for task in reversed(client.lrange("queue:mail", 0, -1))]
+
+
+def check_ours(client: Any, ids: list[str]) -> None:
+    assert arrived(client) == ids, "the tasks did not all arrive in their order"
+
+
+def check_theirs(client: Any, ids: list[str]) -> None:
     # Sidekiq itself begins with the latest.
-    if (there if ordered else sorted(there)) != (ids if ordered else sorted(ids)) or client.zcard("dead"):
-        raise SystemExit("the tasks did not all arrive")
+    assert sorted(arrived(client)) == sorted(ids), "the tasks did not all arrive"
 
 
-def retry_all(client: Any, ruby: subprocess.Popen[str], count: int) -> float:
-    ids = fill(client, count)
+def retry_all(ruby: subprocess.Popen[str]) -> None:
     assert ruby.stdin is not None and ruby.stdout is not None
-    began = time.perf_counter()
     ruby.stdin.write('["retry_all", "dead"]\n')
     ruby.stdin.flush()
-    if ruby.stdout.readline() != "[true]\n":
-        raise SystemExit("retry_all did not end well")
-    seconds = time.perf_counter() - began
-    check(client, ids, False)
-    return count / seconds
+    assert ruby.stdout.readline() == "[true]\n", "retry_all did not end well"
 
 
-def ours(client: Any, url: str, count: int, rule: Rule) -> float:
-    ids = fill(client, count)
-    backend = open_backend("sidekiq", {"url": url})
-    began = time.perf_counter()
-    report: RedriveReport = redrive.redrive(backend, RedriveRequest("mail", source="dead_lettered", rules=(rule,)))
-    seconds = time.perf_counter() - began
-    check(client, ids, True)
-    if report.moved != count or report.conservation["verdict"] != "proven":
-        raise SystemExit("the redrive says %s" % report)
-    return count / seconds
+def measure(folder: Path, chosen: Any) -> Generator[Race]:
+    with started(RedisServer(folder)) as server:
+        environment = dict(os.environ, REDIS_URL="unix://" + server.socket)
+        ruby = subprocess.Popen(["ruby", str(HELPER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        client: Any = redis.Redis.from_url(server.url)
 
+        def make(count: int) -> list[str]:
+            return fill(client, count)
 
-def row(name: str, rates: list[float], base: list[float]) -> str:
-    ratios = [mine / theirs for mine, theirs in zip(rates, base, strict=True)]
-    told = (name, statistics.median(rates), min(rates), max(rates), statistics.median(ratios), min(ratios), max(ratios))
-    return "| %s | %.0f (%.0f to %.0f) | %.1f (%.1f to %.1f) |" % told
+        def ours(name: str, match: Match) -> Ours:
+            request = RedriveRequest("mail", source="dead_lettered", rules=(Rule(match),))
+            return Ours(name, chosen.tasks, make, lambda ids: check_ours(client, ids), "sidekiq", {"url": server.url}, request)
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--tasks", type=int, default=50000, help="tasks that a redrive moves")
-    parser.add_argument("--own", type=int, default=20000, help="tasks that retry_all moves")
-    chosen = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="qo-"))
-    server = RedisServer(folder)
-    server.start()
-    environment = dict(os.environ, REDIS_URL="unix://" + server.socket)
-    ruby = subprocess.Popen(["ruby", str(HELPER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        client = redis.Redis.from_url(server.url)
-        base, swept, matched = [], [], []
-        for _pair in range(chosen.pairs):
-            base.append(retry_all(client, ruby, chosen.own))
-            swept.append(ours(client, server.url, chosen.tasks, Rule()))
-            matched.append(ours(client, server.url, chosen.tasks, Rule(Match(error="no good"))))
-        print("| Sidekiq's dead set, tasks a second (median, range of %d) | rate | ratio in its pair |" % chosen.pairs)
-        print("| --- | --- | --- |")
-        print(row("DeadSet#retry_all", base, base))
-        print(row("queue_redrive, marks and proof by identity", swept, base))
-        print(row("the same with match.error", matched, base))
-    finally:
-        ruby.kill()
-        ruby.wait(10)
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            retry = Side(
+                "`DeadSet#retry_all`", chosen.own, make, lambda: seconds(lambda: retry_all(ruby)), lambda ids: check_theirs(client, ids)
+            )
+            matched = Comparison(ours("by match.error", Match(error="no good")), retry)
+            yield Race("Sidekiq, dead set", [Comparison(ours("all", Match()), retry, 20), matched])
+        finally:
+            ruby.kill()
+            ruby.wait(10)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(parser(__doc__, tasks=50_000, own=20_000), measure))
