@@ -99,8 +99,8 @@ def run_killed(system: System, job: Job, step: int, when: str = "before") -> Non
     assert done.killed or (done.error is None and done.calls < step), "it ended by itself after %d calls, at step %d" % (done.calls, step)
 
 
-def run(system: System, job: Job, step: int = 0, when: str = "before", meanwhile: Callable[[], None] | None = None) -> Done:
-    """Run ``job`` in a child; step 0: undisturbed. Its result is a report as a dict. ``meanwhile`` is called here when it has begun.
+def run(system: System, job: Job, step: int = 0, when: str = "before", meanwhile: Callable[[int], None] | None = None) -> Done:
+    """Run ``job`` in a child; step 0: undisturbed. Its result is a report as a dict. ``meanwhile`` is called here with its pid.
 
     The child is forked, for a fresh interpreter would take longer than all that it has to do.
     """
@@ -126,7 +126,7 @@ def run(system: System, job: Job, step: int = 0, when: str = "before", meanwhile
         late.start()
         try:
             if meanwhile is not None:
-                meanwhile()
+                meanwhile(pid)
             text = answer.read()
         except BaseException:
             os.kill(pid, signal.SIGKILL)

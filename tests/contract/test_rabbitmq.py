@@ -418,7 +418,8 @@ def test_workers_are_known_by_their_connections(rabbit: Rabbit) -> None:
     worker = rabbit.classic.start_worker(QUEUE, "3.1.4")
 
     def seen() -> Any:
-        return [found for found in rabbit.open().look([QUEUE]).workers if found.version == "3.1.4"]
+        # The broker's statistics tell the worker before they tell what it does.
+        return [found for found in rabbit.open().look([QUEUE]).workers if found.version == "3.1.4" and found.state is not None]
 
     (found,) = wait_for(seen, what="the worker")
     assert (found.pid, found.queues, found.state) == (worker.pid, [QUEUE], "idle")

@@ -241,7 +241,7 @@ def test_a_rate_is_kept(system: System) -> None:
     system.fail_many(QUEUE, count)
     looks: list[tuple[float, int, float]] = []
 
-    def watch() -> None:
+    def watch(_pid: int) -> None:
         end = time.monotonic() + 60
         while not looks or looks[-1][1] < count:
             assert time.monotonic() < end, "only %s arrived" % (looks[-1:],)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +18,8 @@ from tests.contract.system import System
 MANY = 100_000
 #: Tasks moved in one act: few enough that most of a second lies between a tenth and nine tenths of them.
 BATCH = 200
+#: For so long the redrive goes on between two looks at how far it has come (s).
+STRETCH_S = 0.05
 
 
 def test_a_copied_failed_task_is_as_a_real_one(system: System) -> None:
@@ -32,16 +36,24 @@ def test_a_copied_failed_task_is_as_a_real_one(system: System) -> None:
     finished(system, ids)
 
 
-def in_the_middle(system: System, count: int, end: Callable[[], None]) -> Callable[[], None]:
-    """What is called while ``count`` tasks are redriven: waits until the broker shows a tenth of them where they go, and ends it."""
+def in_the_middle(system: System, count: int, end: Callable[[], None]) -> Callable[[int], None]:
+    """What is called while ``count`` tasks are redriven: lets it go on until the broker shows a tenth of them where they go, and ends it.
 
-    def meanwhile() -> None:
+    The redrive stands still while the broker is looked at, so that on a busy machine it is not over by the time that the answer comes.
+    """
+
+    def meanwhile(pid: int) -> None:
         # Before the first is moved, the ids of all are read, for the proof; the child itself has no more time.
         limit = time.monotonic() + LIMIT_S
-        while system.arrived(QUEUE) < count / 10:
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            if system.arrived(QUEUE) >= count / 10:
+                break
             assert time.monotonic() < limit, "the redrive did not move a tenth of the tasks within %d s" % LIMIT_S
-            time.sleep(0.001)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(STRETCH_S)
         end()
+        os.kill(pid, signal.SIGCONT)
 
     return meanwhile
 

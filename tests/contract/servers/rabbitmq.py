@@ -147,7 +147,7 @@ class RabbitServer(Server):
 
     def connection(self) -> Any:
         """A connection of the client library, open."""
-        found = amqp.Connection("127.0.0.1:%d" % self.port, userid="guest", password="guest", connect_timeout=5, read_timeout=30)
+        found = amqp.Connection("127.0.0.1:%d" % self.port, userid="guest", password="guest", connect_timeout=30, read_timeout=30)
         found.connect()
         return found
 
