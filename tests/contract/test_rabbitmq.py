@@ -94,7 +94,7 @@ def test_few_are_chosen_from_many(rabbit: Rabbit) -> None:
             channel = connection.channel()
             for message in some:
                 channel.basic_publish(message, routing_key=DEAD)
-        wait_for(lambda: rabbit.depth(DEAD) == 4500, what="the messages")
+        wait_for(lambda: rabbit.depth(DEAD) == 4500, limit=60, what="the messages")
         backend = rabbit.open()
         request = RedriveRequest(
             QUEUE, rules=(Rule(Match(ids=("t00007", "t04400"))),), state_dir=str(rabbit.folder / system.kind), run="few"
