@@ -9,8 +9,8 @@ from typing import Any, Mapping
 
 from .._errors import Refused
 from .diff import FileDiff
+from .entries import Entry
 from .history import LIVE, ConfigHistory, Snapshot
-from .tree import Entry
 from .watch import printable
 
 CONFIG_OPTIONS: dict[str, Any] = {

@@ -155,7 +155,7 @@ def test_killed_at_every_call_of_a_snapshot(fast_path: Path, place_at: Callable[
         assert [one.id for one in history.list()] == [snapshot.id]
         assert history.resolve("first").id == snapshot.id
         assert number % 10 or history.snapshot("first", 0) == (snapshot, False)
-        assert sorted(os.listdir(Path(place.repo, "queueops"))) == ["complete", "lock"]
+        assert sorted(os.listdir(Path(place.repo, "queueops"))) == ["complete", "lock", "stat-cache"]
         assert not alive or place.git("fsck", "--strict", "--no-dangling") == ""
         shutil.rmtree(place.state)
     print(f"killed at {number - 1} calls")
@@ -209,7 +209,7 @@ def test_a_git_that_outlives_its_parent_keeps_the_lock(place: Place, tmp_path: P
     wrapper.parent.mkdir()
     # The real git, held up at one command until the file "go" appears.
     wait = f'touch "{tmp_path}/waiting"; until [ -e "{tmp_path}/go" ]; do sleep 0.02; done'
-    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *write-tree*) {wait};; esac\nexec "{shutil.which("git")}" "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *rev-parse*) {wait};; esac\nexec "{shutil.which("git")}" "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
     pid = os.fork()
@@ -218,7 +218,7 @@ def test_a_git_that_outlives_its_parent_keeps_the_lock(place: Place, tmp_path: P
             place.history().snapshot()
         finally:
             os._exit(0)
-    wait_for((tmp_path / "waiting").exists, what="git at write-tree")
+    wait_for((tmp_path / "waiting").exists, what="git at rev-parse")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 

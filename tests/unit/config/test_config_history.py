@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._config import history as room
+from ansible_collections.queueops.fleet.plugins.module_utils._config import repository as room
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import LIVE, ConfigHistory, DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._config.options import history_of
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, MissingLibrary, NotFound, Refused, Unavailable

@@ -1,0 +1,226 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bare repository of a config history: its refs, its commits, and who may change it.
+
+A snapshot is a commit on ``refs/heads/main``. Labels are ``refs/labels/*``; the snapshot that was last known to be live is
+``refs/queueops/live``. All else is under ``<repository>/queueops/``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Iterator
+
+from .._errors import Conflict, Refused
+from .._files import write_atomic
+from .entries import State
+from .git import ZERO, Git
+from .recording import INCOMING, store
+from .snapshots import LABEL_REFS, Snapshot, iso, label_of, label_ref, message_of, parse_commit
+from .staging import sync, sync_all
+from .watch import to_bytes
+
+MAIN = "refs/heads/main"
+LIVE_REF = "refs/queueops/live"
+AFTER_REFS = "refs/queueops/after/"
+
+#: How long another process may hold the history before this one gives up.
+LOCK_SECONDS = 60
+
+
+@dataclass
+class Refs:
+    """The repository's refs, read at once."""
+
+    main: str | None = None
+    live: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    after: dict[str, str] = field(default_factory=dict)
+
+
+class Repository:
+    """The repository in ``repo_dir``, created (0700) by the first :meth:`locked`.
+
+    :ivar git: runs git on it.
+    :ivar own: the directory of everything that is not git's.
+    """
+
+    def __init__(self, repo_dir: str) -> None:
+        self.repo_dir = repo_dir
+        self.git = Git(repo_dir)
+        self.own = os.path.join(repo_dir, "queueops")
+
+    def exists(self) -> bool:
+        """Whether it was created whole."""
+        return os.path.exists(os.path.join(self.own, "complete"))
+
+    def refs(self) -> Refs:
+        """All refs as they are now."""
+        refs = Refs()
+        if not self.exists():
+            return refs
+        for line in self.git.run("for-each-ref", "--format=%(objectname) %(refname)").splitlines():
+            ident, name = line.decode("utf-8", "surrogateescape").split(" ", 1)
+            if name == MAIN:
+                refs.main = ident
+            elif name == LIVE_REF:
+                refs.live = ident
+            elif name.startswith(LABEL_REFS):
+                refs.labels[label_of(name)] = ident
+            elif name.startswith(AFTER_REFS):
+                refs.after[name[len(AFTER_REFS) :]] = ident
+        return refs
+
+    def snapshots(self, refs: Refs) -> list[Snapshot]:
+        """All snapshots, the newest last."""
+        if refs.main is None:
+            return []
+        idents = self.git.run("rev-list", "--first-parent", "--reverse", refs.main).decode("ascii").split()
+        labels: dict[str, list[str]] = {}
+        for label, ident in refs.labels.items():
+            labels.setdefault(ident, []).append(label)
+        known = []
+        for ident, (_kind, commit) in zip(idents, self.git.objects(idents)):
+            snapshot = parse_commit(ident, commit)
+            known.append(replace(snapshot, labels=tuple(sorted(labels.get(ident, []))), after=refs.after.get(ident, snapshot.after)))
+        return known
+
+    def record(
+        self, state: State, refs: Refs, label: str | None, release: int | None, planned: bool, subject: str | None = None
+    ) -> Snapshot:
+        """Write the content, the commit and the refs. All objects are on the disk before a ref moves.
+
+        :raises Torn: a live file is not any more what ``state`` says; no ref has moved.
+        """
+        began = time.time()
+        now, files = int(began), state.files()
+        message = message_of(files, label, release, planned, refs.live, subject)
+        ident, tree = store(self.git, state, message, f"{now} +0000", refs.main)
+        self._sync_objects(began)
+        updates: list[tuple[str, str, str | None]] = [(MAIN, ident, refs.main or ZERO), (INCOMING, ZERO, None)]
+        if label is not None:
+            updates.append((label_ref(label), ident, None))
+        if not planned:
+            updates.append((LIVE_REF, ident, None))
+        self.update(updates)
+        labels = (label,) if label is not None else ()
+        return Snapshot(ident, tree, label, iso(now), now, release, files, labels, planned, refs.live)
+
+    def update(self, updates: list[tuple[str, str, str | None]]) -> None:
+        """Move refs together; with an old value only if it is still that."""
+        words: list[str] = []
+        for name, new, old in updates:
+            words += [f"delete {name}", ""] if new == ZERO else [f"update {name}", new, old or ""]
+        self.git.run("update-ref", "-z", "--stdin", stdin=b"".join(to_bytes(word) + b"\0" for word in words))
+        sync_all(sorted({to_bytes(os.path.join(self.repo_dir, os.path.dirname(name))) for name, _new, _old in updates}))
+
+    def one(self, ident: str, refs: Refs) -> Snapshot:
+        """One snapshot by its full id."""
+        snapshot = parse_commit(ident, self.git.object(ident))
+        labels = sorted(label for label, labelled in refs.labels.items() if labelled == ident)
+        return replace(snapshot, labels=tuple(labels), after=refs.after.get(ident, snapshot.after))
+
+    def manifest_id(self, ident: str) -> str:
+        """The id of a snapshot's manifest."""
+        return manifest_in(self.git.object(f"{ident}^{{tree}}"))
+
+    def _sync_objects(self, began: float) -> None:
+        """git syncs its objects' content; the directories that lead to them are synced here."""
+        objects = os.path.join(self.repo_dir, "objects")
+        folders = [os.path.join(objects, name) for name in os.listdir(objects)] + [objects]
+        sync_all([to_bytes(folder) for folder in folders if os.path.isdir(folder) and os.stat(folder).st_mtime >= began - 3600])
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the history alone; make the repository if need be, and clear away what a dead process left in it."""
+        try:
+            _make_private(self.own)
+            descriptor = os.open(os.path.join(self.own, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise Refused(
+                f"The state directory {os.path.dirname(self.repo_dir)} cannot be written: {error.strerror}",
+                option="state_dir",
+                next_step="Run as root (`become: true`), or name another directory",
+            ) from error
+        try:
+            self._wait_for_lock(descriptor)
+            self.git.inherited = (descriptor,)
+            if not self.exists():
+                self._create()
+            else:
+                self._clear_away()
+            yield
+        finally:
+            self.git.inherited = ()
+            os.close(descriptor)
+
+    def _wait_for_lock(self, descriptor: int) -> None:
+        end = time.monotonic() + LOCK_SECONDS
+        pause = 0.05
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise Conflict(
+                        f"Another process has held the config history {self.repo_dir} for {LOCK_SECONDS} s",
+                        still_true="Nothing was changed",
+                        next_step="Let it finish, then run again",
+                    ) from None
+            time.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+
+    def _create(self) -> None:
+        # Anything up to the mark may be left by a crash; git init makes it whole.
+        self.git.run("init", "--quiet", "--bare", "--template=", "--shared=0600", self.repo_dir)
+        self.git.run("symbolic-ref", "HEAD", MAIN)
+        self._clear_away()
+        for folder in ("refs/heads", "refs", "objects", "."):
+            sync(to_bytes(os.path.join(self.repo_dir, folder)))
+        write_atomic(os.path.join(self.own, "complete"), b"1\n")
+        sync(to_bytes(os.path.dirname(self.repo_dir)))
+
+    def _clear_away(self) -> None:
+        """Remove temporary and lock files: whoever holds this history's lock knows that nobody is using them."""
+        for name in ("intent.json.new", "complete.new", "stat-cache.new"):
+            _remove(os.path.join(self.own, name))
+        for pattern in ("fast_import_crash_*", "objects/*/tmp_*", "objects/pack/*.keep", INCOMING):
+            for path in glob.glob(os.path.join(glob.escape(self.repo_dir), pattern)):
+                _remove(path)
+        for name in ("HEAD.lock", "config.lock", "packed-refs.lock"):
+            _remove(os.path.join(self.repo_dir, name))
+        for folder, _folders, files in os.walk(os.path.join(self.repo_dir, "refs")):
+            for name in files:
+                if name.endswith(".lock"):
+                    _remove(os.path.join(folder, name))
+
+
+def _make_private(folder: str) -> None:
+    """Make the directory and those above it that are missing, all of them 0700."""
+    if not os.path.isdir(folder):
+        parent = os.path.dirname(folder)
+        _make_private(parent)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise
+        sync(to_bytes(parent))
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def manifest_in(tree: bytes) -> str:
+    """The id of the manifest, read from a snapshot's top tree as git has it."""
+    _before, _name, rest = tree.partition(b" manifest.json\0")
+    return rest[:20].hex()
