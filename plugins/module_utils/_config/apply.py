@@ -249,7 +249,8 @@ def preflight(found: Sequence[Change], names: Names) -> None:
                         next_step=f"Move {printable(child)} away",
                     )
         if after is not None:
-            xattrs.check(change.path, to_bytes(parent), after.xattrs)
+            is_folder = change.before is not None and change.before.kind == after.kind == DIRECTORY
+            xattrs.check(change.path, to_bytes(change.path if is_folder else parent), after.xattrs)
         if os.geteuid() != 0:
             _permitted(change, parent, names)
 

@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import LIVE, DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, Refused
 
-from tests.unit.config.conftest import Picture, Place
+from tests.unit.config.conftest import AS_ROOT, NOBODY, Picture, Place, as_nobody, in_child
 
 
 def test_everything_comes_back(place: Place) -> None:
@@ -191,28 +191,6 @@ def test_the_longest_names_fit(place: Place) -> None:
     assert place.picture() == before
 
 
-def in_child(work: Callable[[], None]) -> str:
-    """Run ``work`` in a forked process; return the error that it ended with."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        # Whatever happens, the child must not go on as a second pytest.
-        said = "something else than a FleetError"
-        try:
-            work()
-            said = ""
-        except FleetError as error:
-            said = f"{type(error).__name__}: {error.message}"
-        finally:
-            os.write(writer, said.encode())
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as stream:
-        said = stream.read()
-    os.waitpid(pid, 0)
-    return said
-
-
 def fail_from(number: int, last: int) -> None:
     """From now on, the calls ``number`` to ``last`` that rename or remove a watched file fail with EIO."""
     count = 0
@@ -274,26 +252,10 @@ def test_what_cannot_be_undone_is_said_and_finished_later(place: Place) -> None:
     assert history.recover() == []
 
 
-#: Only root can become another user; anybody else is an ordinary one already.
-AS_ROOT = os.geteuid() == 0
-NOBODY = (65534, 65534) if AS_ROOT else (os.geteuid(), os.getegid())
-
-
 def give_all(folder: Path) -> None:
     """Give everything below ``folder`` to the ordinary user."""
     for path in folder.rglob("*"):
         os.chown(path, *NOBODY)
-
-
-def as_nobody(work: Callable[[], None]) -> str:
-    def drop() -> None:
-        if AS_ROOT:
-            os.setgroups([])
-            os.setgid(NOBODY[1])
-            os.setuid(NOBODY[0])
-        work()
-
-    return in_child(drop)
 
 
 def test_as_an_ordinary_user(fast_path: Path, place_at: Callable[[Path], Place]) -> None:
