@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -14,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Mapping, Sequence
 
 from .._errors import FleetError, HalfDone, PutBack, Refused, Unavailable
-from .._files import read_json, write_json
-from . import xattrs
-from .entries import DIRECTORY, FILE, Change, Entry, Names
+from .._files import read_json, write_atomic
+from .entries import FILE, Change, Entry, Names
 from .git import Git
 from .live import read_some
+from .preflight import preflight
 from .staging import Steps, create, put_in_place, sync
 from .validate import Validate, check_staged
 from .watch import Watch, printable, to_bytes, to_text
@@ -195,7 +196,7 @@ class Workbench:
         return printable({intent.staged(change.path): change.path for change in intent.changes}.get(path, path))
 
     def _write(self, intent: Intent) -> None:
-        write_json(self._record, intent.to_json())
+        write_atomic(self._record, json.dumps(intent.to_json()).encode("ascii") + b"\n")
 
     def _forget(self) -> None:
         os.unlink(self._record)
@@ -218,57 +219,6 @@ class Workbench:
                         os.unlink(raw)
                 except (FileNotFoundError, NotADirectoryError):
                     pass  # not every change has a staged copy
-
-
-#: Stands for the entry of a path that no change takes away.
-_STAYS = Entry(FILE, 0, 0, 0)
-
-
-def preflight(found: Sequence[Change], names: Names) -> None:
-    """Refuse what is known to fail before anything is touched.
-
-    :raises Refused: a parent directory is missing, something not watched is in the way, or this user may not do it.
-    """
-    wanted: dict[str, Entry | None] = {change.path: change.after for change in found}
-    for change in found:
-        parent = change.path.rpartition("/")[0] or "/"
-        after = change.after
-        if after is not None:
-            coming = wanted.get(parent)
-            if not (coming is not None and coming.kind == DIRECTORY) and not os.path.isdir(to_bytes(parent)):
-                raise Refused(
-                    f"{printable(change.path)} cannot be put back: its directory {printable(parent)} is not there, and it is not watched",
-                    next_step=f"Create {printable(parent)}, or watch it",
-                )
-        if change.before is not None and change.before.kind == DIRECTORY and (after is None or after.kind != DIRECTORY):
-            for name in os.listdir(to_bytes(change.path)):
-                child = f"{change.path}/{to_text(name)}"
-                if wanted.get(child, _STAYS) is not None:
-                    raise Refused(
-                        f"The directory {printable(change.path)} has to go, but {printable(child)} in it is not watched",
-                        next_step=f"Move {printable(child)} away",
-                    )
-        if after is not None:
-            is_folder = change.before is not None and change.before.kind == after.kind == DIRECTORY
-            xattrs.check(change.path, to_bytes(change.path if is_folder else parent), after.xattrs)
-        if os.geteuid() != 0:
-            _permitted(change, parent, names)
-
-
-def _permitted(change: Change, parent: str, names: Names) -> None:
-    """Refuse beforehand what only root could do. Root needs no such look."""
-    shown, after = printable(change.path), change.after
-    step = "Run as root (`become: true`)"
-    if after is not None:
-        uid, gid = names.uid(after), names.gid(after)
-        if uid != os.geteuid():
-            raise Refused(f"{shown} belongs to user {after.owner or after.uid}, and only root can give a file away", next_step=step)
-        if gid != os.getegid() and gid not in os.getgroups():
-            raise Refused(f"{shown} belongs to group {after.group or after.gid}, which this user is not in", next_step=step)
-        if change.before is not None and names.same_content(change.before, after) and names.uid(change.before) != os.geteuid():
-            raise Refused(f"The mode of {shown} can only be changed by its owner", next_step=step)
-    if os.path.isdir(to_bytes(parent)) and not os.access(to_bytes(parent), os.W_OK | os.X_OK):
-        raise Refused(f"{shown} cannot be changed: {printable(parent)} is not writable for this user", next_step=step)
 
 
 def _say(error: Exception) -> str:

@@ -143,9 +143,14 @@ class State:
     entries: dict[str, Entry]
     content: Callable[[str, Entry], bytes]
     holding: set[str] = field(default_factory=set)
+    _written: bytes = b""
 
     def manifest(self) -> bytes:
         """The manifest as it is kept in a snapshot: JSON with one path a line, the same bytes for the same state."""
+        self._written = self._written or self._write()
+        return self._written
+
+    def _write(self) -> bytes:
         dumps = json.JSONEncoder().encode
         rows = [f"{dumps(path)}: {dumps(self.entries[path].to_json())}" for path in sorted(self.entries, key=parts)]
         head = f'{{"format": {FORMAT},\n"watch": {dumps(self.watch.to_json())},\n"entries": {{\n'
@@ -226,10 +231,8 @@ def _relinked(before: State, after: State, watch: Watch) -> set[str]:
 def _groups(entries: Mapping[str, Entry]) -> dict[str, tuple[str, ...]]:
     """For each path that is one file with others: all of these paths."""
     by_link: dict[str, list[str]] = {}
-    for path in sorted(entries, key=parts):
-        link = entries[path].link
-        if link:
-            by_link.setdefault(link, []).append(path)
+    for path in sorted((path for path, entry in entries.items() if entry.link), key=parts):
+        by_link.setdefault(str(entries[path].link), []).append(path)
     return {path: tuple(group) for group in by_link.values() if len(group) > 1 for path in group}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Generator, Iterable, Iterator, Sequence
@@ -39,6 +40,21 @@ def blob_id(content: bytes) -> str:
     return str(summed.hexdigest())
 
 
+#: Variables that would lead git to another repository.
+_ELSEWHERE = {
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_COMMON_DIR",
+    "GIT_SHALLOW_FILE",
+    "GIT_GRAFT_FILE",
+    "GIT_PREFIX",
+    "GIT_QUARANTINE_PATH",
+}
+
+
 class GitFailed(Unavailable):
     """A git command ended with an error; the message has its own words."""
 
@@ -57,6 +73,7 @@ class Git:
         self.inherited: tuple[int, ...] = ()
         self._program: str | None = None
         self._imported = ""
+        self._reader: subprocess.Popen[bytes] | None = None
 
     def check(self) -> None:
         """Find git.
@@ -90,6 +107,33 @@ class Git:
     def line(self, *args: str, stdin: bytes = b"") -> str:
         """Like :meth:`run`, for a command that prints one line."""
         return self.run(*args, stdin=stdin).decode("ascii").strip()
+
+    def push(self, url: str, refspec: str, seconds: float) -> None:
+        """Push, with the settings, keys and credential helpers that git has on this host for this user.
+
+        :raises GitFailed: it did not work, or was not done in ``seconds``.
+        """
+        self.check()
+        env = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+        env.update(LC_ALL="C", GIT_TERMINAL_PROMPT="0", GIT_DIR=self.repo_dir)
+        # A session of its own: nobody can be asked for a password, and its helpers end with it.
+        process = subprocess.Popen(
+            [self._program or "git", "-c", "core.hooksPath=/dev/null", "push", "--quiet", "--", url, refspec],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            _out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise GitFailed(f"git push did not end within {seconds:.0f} s") from None
+        if process.returncode != 0:
+            raise GitFailed(_words(err) or f"git push ended with {process.returncode}")
 
     def missing(self, blobs: Sequence[str]) -> list[str]:
         """Which of these objects the repository does not have."""
@@ -134,10 +178,25 @@ class Git:
 
         :raises Refused: one is missing or cannot be read.
         """
-        process = self._popen(["cat-file", "--batch"])
-        try:
+        with self._batch() as process:
             for name in names:
                 yield self._answer(process, name)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within this, :meth:`object` asks one and the same process."""
+        with self._batch() as process:
+            self._reader = process
+            try:
+                yield
+            finally:
+                self._reader = None
+
+    @contextmanager
+    def _batch(self) -> Iterator[subprocess.Popen[bytes]]:
+        process = self._popen(["cat-file", "--batch"])
+        try:
+            yield process
         finally:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
@@ -147,6 +206,8 @@ class Git:
 
     def object(self, name: str) -> bytes:
         """The content of one object."""
+        if self._reader is not None:
+            return self._answer(self._reader, name)[1]
         for _kind, content in self.objects([name]):
             return content
         raise GitFailed(f"git cat-file gave no answer for {name}")
@@ -225,6 +286,10 @@ def _read(stream: IO[bytes], size: int) -> bytes:
     return b"".join(chunks)
 
 
+#: What git says beside the point.
+_NOISE = ("warning:", "hint:", "fast-import: dumping crash report")
+
+
 def _words(stderr: bytes) -> str:
-    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith(("warning:", "hint:"))]
+    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith(_NOISE)]
     return " ".join(line[7:] if line.startswith("fatal: ") else line for line in lines).strip().rstrip(".")

@@ -145,7 +145,7 @@ def _visit(folder: str, watch: Watch, looked: Looked) -> bool:
                     holds = True  # sockets, pipes and devices are nothing that can be put back
                     continue
                 seen[path] = one
-                if stat.S_ISDIR(one[0]):
+                if len(one) == 4:
                     below.append(path)
                 elif one[7] > newest:
                     newest = one[7]

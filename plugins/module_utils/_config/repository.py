@@ -3,8 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The bare repository of a config history: its refs, its commits, and who may change it.
 
-A snapshot is a commit on ``refs/heads/main``. Labels are ``refs/labels/*``; the snapshot that was last known to be live is
-``refs/queueops/live``. All else is under ``<repository>/queueops/``.
+A snapshot is a commit on ``refs/heads/main``, or kept by a ``refs/queueops/kept/*`` once what was between them is gone. Labels are
+``refs/labels/*``; the snapshot that was last known to be live is ``refs/queueops/live``. All else is under
+``<repository>/queueops/``: the lock, the mark that the repository is whole, the intent of a change that is under way, the stat
+cache, the watched ``paths``, and ``moments``, which remembers when which snapshot became live.
 """
 
 from __future__ import annotations
@@ -15,20 +17,22 @@ import os
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Iterator
+from typing import Iterator, Sequence
 
-from .._errors import Conflict, Refused
-from .._files import write_atomic
+from .._errors import Conflict, FleetError, Refused
+from .._files import read_json, write_atomic, write_json
 from .entries import State
 from .git import ZERO, Git
 from .recording import INCOMING, store
-from .snapshots import LABEL_REFS, Snapshot, iso, label_of, label_ref, message_of, parse_commit
+from .snapshots import LABEL_REFS, Snapshot, iso, label_of, label_ref, message_of, parse_commit, who_runs
 from .staging import sync, sync_all
 from .watch import to_bytes
 
 MAIN = "refs/heads/main"
 LIVE_REF = "refs/queueops/live"
 AFTER_REFS = "refs/queueops/after/"
+KEPT_REFS = "refs/queueops/kept/"
+PUSHED_REFS = "refs/queueops/pushed/"
 
 #: How long another process may hold the history before this one gives up.
 LOCK_SECONDS = 60
@@ -42,6 +46,8 @@ class Refs:
     live: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     after: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    pushed: dict[str, str] = field(default_factory=dict)
 
 
 class Repository:
@@ -75,6 +81,10 @@ class Repository:
                 refs.labels[label_of(name)] = ident
             elif name.startswith(AFTER_REFS):
                 refs.after[name[len(AFTER_REFS) :]] = ident
+            elif name.startswith(KEPT_REFS):
+                refs.kept[name] = ident
+            elif name.startswith(PUSHED_REFS):
+                refs.pushed[name] = ident
         return refs
 
     def snapshots(self, refs: Refs) -> list[Snapshot]:
@@ -82,6 +92,7 @@ class Repository:
         if refs.main is None:
             return []
         idents = self.git.run("rev-list", "--first-parent", "--reverse", refs.main).decode("ascii").split()
+        idents = [ident for ident in refs.kept.values() if ident not in idents] + idents
         labels: dict[str, list[str]] = {}
         for label, ident in refs.labels.items():
             labels.setdefault(ident, []).append(label)
@@ -99,9 +110,13 @@ class Repository:
         :raises Torn: a live file is not any more what ``state`` says; no ref has moved.
         """
         began = time.time()
-        now, files = int(began), state.files()
-        message = message_of(files, label, release, planned, refs.live, subject)
-        ident, tree = store(self.git, state, message, f"{now} +0000", refs.main)
+        now, labels = int(began), (label,) if label is not None else ()
+        coming = Snapshot("", "", label, iso(now), now, release, state.files(), labels, planned, refs.live, who_runs())
+        try:
+            ident, tree = store(self.git, state, message_of(coming, subject), f"{now} +0000", refs.main)
+        except FleetError:
+            self._clear_away()
+            raise
         self._sync_objects(began)
         updates: list[tuple[str, str, str | None]] = [(MAIN, ident, refs.main or ZERO), (INCOMING, ZERO, None)]
         if label is not None:
@@ -109,26 +124,69 @@ class Repository:
         if not planned:
             updates.append((LIVE_REF, ident, None))
         self.update(updates)
-        labels = (label,) if label is not None else ()
-        return Snapshot(ident, tree, label, iso(now), now, release, files, labels, planned, refs.live)
+        return replace(coming, id=ident, tree=tree)
 
     def update(self, updates: list[tuple[str, str, str | None]]) -> None:
         """Move refs together; with an old value only if it is still that."""
+        for name, new, _old in updates:
+            if name == LIVE_REF:
+                self._remember(new)
         words: list[str] = []
         for name, new, old in updates:
             words += [f"delete {name}", ""] if new == ZERO else [f"update {name}", new, old or ""]
         self.git.run("update-ref", "-z", "--stdin", stdin=b"".join(to_bytes(word) + b"\0" for word in words))
         sync_all(sorted({to_bytes(os.path.join(self.repo_dir, os.path.dirname(name))) for name, _new, _old in updates}))
 
-    def one(self, ident: str, refs: Refs) -> Snapshot:
-        """One snapshot by its full id."""
-        snapshot = parse_commit(ident, self.git.object(ident))
-        labels = sorted(label for label, labelled in refs.labels.items() if labelled == ident)
-        return replace(snapshot, labels=tuple(labels), after=refs.after.get(ident, snapshot.after))
+    def moments(self) -> list[tuple[int, str]]:
+        """When which snapshot became live: seconds since 1970 and id, the oldest first. Some may be gone."""
+        try:
+            with open(os.path.join(self.own, "moments"), encoding="ascii") as stream:
+                rows = [line.split() for line in stream if line.endswith("\n")]
+        except FileNotFoundError:
+            return []
+        return [(int(row[0]), row[1]) for row in rows if len(row) == 2]
 
-    def manifest_id(self, ident: str) -> str:
-        """The id of a snapshot's manifest."""
-        return manifest_in(self.git.object(f"{ident}^{{tree}}"))
+    def _remember(self, ident: str) -> None:
+        # Before the ref moves: a crash in between leaves a moment that the next run repeats, never one that is missing.
+        with open(os.path.join(self.own, "moments"), "a", encoding="ascii", opener=_open_private) as stream:
+            stream.write(f"{int(time.time())} {ident}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def shallow(self) -> list[str]:
+        """The snapshots whose parents are gone."""
+        try:
+            with open(os.path.join(self.repo_dir, "shallow"), encoding="ascii") as stream:
+                return stream.read().split()
+        except FileNotFoundError:
+            return []
+
+    def claim(self, paths: Sequence[str]) -> None:
+        """Write down what this fleet watches, for the other fleets on this host to see."""
+        if read_json(os.path.join(self.own, "paths")) != list(paths):
+            write_json(os.path.join(self.own, "paths"), list(paths))
+
+    def claims_of_others(self) -> dict[str, list[str]]:
+        """What the other fleets on this host watch, by the directory of their history."""
+        fleets, name = os.path.split(os.path.dirname(self.repo_dir))
+        found = {}
+        for other in sorted(os.listdir(fleets)) if os.path.isdir(fleets) else []:
+            repo_dir = os.path.join(fleets, other, os.path.basename(self.repo_dir))
+            claimed = read_json(os.path.join(repo_dir, "queueops", "paths")) if other != name and os.path.isdir(repo_dir) else None
+            if claimed:
+                found[repo_dir] = claimed
+        return found
+
+    def one(self, ident: str, refs: Refs) -> tuple[Snapshot, str]:
+        """One snapshot by its full id, and the id of its manifest."""
+        (_kind, commit), (_kind, tree) = self.git.objects([ident, f"{ident}^{{tree}}"])
+        snapshot = parse_commit(ident, commit)
+        labels = sorted(label for label, labelled in refs.labels.items() if labelled == ident)
+        return replace(snapshot, labels=tuple(labels), after=refs.after.get(ident, snapshot.after)), _manifest_in(tree)
+
+    def manifest_ids(self, idents: Sequence[str]) -> list[str]:
+        """The id of each snapshot's manifest."""
+        return [_manifest_in(tree) for _kind, tree in self.git.objects(f"{ident}^{{tree}}" for ident in idents)]
 
     def _sync_objects(self, began: float) -> None:
         """git syncs its objects' content; the directories that lead to them are synced here."""
@@ -189,12 +247,12 @@ class Repository:
 
     def _clear_away(self) -> None:
         """Remove temporary and lock files: whoever holds this history's lock knows that nobody is using them."""
-        for name in ("intent.json.new", "complete.new", "stat-cache.new"):
+        for name in ("intent.json.new", "complete.new", "paths.new", "stat-cache.new"):
             _remove(os.path.join(self.own, name))
-        for pattern in ("fast_import_crash_*", "objects/*/tmp_*", "objects/pack/*.keep", INCOMING):
+        for pattern in ("fast_import_crash_*", "objects/*/tmp_*", "objects/pack/.tmp-*", "objects/pack/*.keep", INCOMING):
             for path in glob.glob(os.path.join(glob.escape(self.repo_dir), pattern)):
                 _remove(path)
-        for name in ("HEAD.lock", "config.lock", "packed-refs.lock"):
+        for name in ("HEAD.lock", "config.lock", "packed-refs.lock", "shallow.lock", "shallow.new"):
             _remove(os.path.join(self.repo_dir, name))
         for folder, _folders, files in os.walk(os.path.join(self.repo_dir, "refs")):
             for name in files:
@@ -215,12 +273,16 @@ def _make_private(folder: str) -> None:
         sync(to_bytes(parent))
 
 
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 def _remove(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
 
 
-def manifest_in(tree: bytes) -> str:
+def _manifest_in(tree: bytes) -> str:
     """The id of the manifest, read from a snapshot's top tree as git has it."""
     _before, _name, rest = tree.partition(b" manifest.json\0")
     return rest[:20].hex()

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import time
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ class Snapshot:
     :ivar release: number of the release it was recorded for, or None.
     :ivar files: number of files and symbolic links.
     :ivar planned: it was prepared, not found on the host.
+    :ivar who: name of the user who had it recorded, before any ``sudo``.
     :ivar after: id of the snapshot that was live before this one, or None for the first.
     """
 
@@ -45,19 +48,32 @@ class Snapshot:
     labels: tuple[str, ...] = ()
     planned: bool = False
     after: str | None = None
+    who: str | None = None
 
     @property
     def short(self) -> str:
         return self.id[:12]
 
 
-def message_of(files: int, label: str | None, release: int | None, planned: bool, after: str | None, subject: str | None = None) -> bytes:
+def who_runs() -> str | None:
+    """The user who runs this, before any ``sudo``."""
+    before = os.environ.get("SUDO_USER", "")
+    if before.isprintable() and before:
+        return before
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def message_of(snapshot: Snapshot, subject: str | None = None) -> bytes:
     """The commit message of a snapshot, which :func:`parse_commit` reads."""
-    lines = [subject or label or f"Snapshot of {files} files", "", f"Files: {files}"]
-    lines += [f"Label: {label}"] if label is not None else []
-    lines += [f"Release: {release}"] if release is not None else []
-    lines += ["Planned: yes"] if planned else []
-    lines += [f"After: {after}"] if after else []
+    lines = [subject or snapshot.label or f"Snapshot of {snapshot.files} files", "", f"Files: {snapshot.files}"]
+    lines += [f"Label: {snapshot.label}"] if snapshot.label is not None else []
+    lines += [f"Release: {snapshot.release}"] if snapshot.release is not None else []
+    lines += ["Planned: yes"] if snapshot.planned else []
+    lines += [f"After: {snapshot.after}"] if snapshot.after else []
+    lines += [f"Who: {snapshot.who}"] if snapshot.who else []
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n"
 
 
@@ -98,6 +114,7 @@ def parse_commit(ident: str, commit: bytes) -> Snapshot:
         files=int(said.get("Files", "0")),
         planned="Planned" in said,
         after=said.get("After"),
+        who=said.get("Who"),
     )
 
 

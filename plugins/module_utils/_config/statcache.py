@@ -45,7 +45,6 @@ class StatCache:
         self._path = path
         self._known: dict[str, tuple[Seen, Content]] = {}
         self._head: dict[str, Any] | None = None
-        self._rows = b""
         self._is_loaded = self._has_rows = False
 
     def known(self, path: str, seen: Seen) -> Content | None:
@@ -95,25 +94,26 @@ class StatCache:
             self._is_loaded = True
             try:
                 with open(self._path, "rb") as stream:
-                    summed, _newline, rest = stream.read().partition(b"\n")
+                    summed, first = stream.readline().strip(), stream.readline().strip()
             except OSError:
                 return None
-            first, _newline, rows = rest.partition(b"\n")
             if hashlib.sha256(first).hexdigest().encode("ascii") == summed:
                 head: dict[str, Any] = json.loads(first.decode("ascii"))
-                if head["format"] == FORMAT:
-                    self._head, self._rows = head, rows
+                self._head = head if head["format"] == FORMAT else None
         return self._head
 
     def _load_rows(self) -> None:
         self._has_rows = True
         head = self._load()
-        if head is None or hashlib.sha256(self._rows).hexdigest() != head["rows"]:
+        if head is None:
             return
-        for path, *row in json.loads(self._rows.decode("ascii")):
+        with open(self._path, "rb") as stream:
+            rows = stream.readlines()[-1]
+        if hashlib.sha256(rows).hexdigest() != head["rows"]:
+            return
+        for path, *row in json.loads(rows.decode("ascii")):
             *seen, blob, target, attributes = row
             self._known.setdefault(path, (tuple(seen), Content(blob, target, tuple((name, value) for name, value in attributes))))
-        self._rows = b""
 
 
 def _digest(seen: dict[str, Any]) -> str:

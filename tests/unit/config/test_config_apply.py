@@ -159,6 +159,24 @@ def test_validate_runs_on_staged_files_before_anything_changes(place: Place) -> 
     assert path.read_text() == "bad hunter2\n"
 
 
+def test_sensitive_files_are_closed_while_they_are_staged(place: Place) -> None:
+    path = place.write("secret.key", "one\n", 0o644)
+    os.chown(path, 12, 34)
+    os.setxattr(path, "user.origin", b"vault")
+    place.write("plain.conf", "one\n", 0o644)
+    history = place.history(sensitive=["*/secret*"])
+    first = history.snapshot()[0]
+    before = place.picture()
+    path.write_text("two\n")
+    (place.etc / "plain.conf").write_text("two\n")
+    seen = place.root / "seen"
+    note = "import os, sys; seen = os.stat(sys.argv[1]); print(oct(seen.st_mode & 0o7777), seen.st_uid, file=open(sys.argv[2], 'a'))"
+    # The next caller forgot the option: what was sensitive when it was recorded stays so.
+    place.history().apply(first, validate={"*/secret*": [sys.executable, "-c", note, "%s", str(seen)]})
+    assert seen.read_text() == "0o600 0\n"
+    assert place.picture() == before
+
+
 def test_an_edit_during_the_staging_is_not_lost(place: Place) -> None:
     path = place.write("a.conf", "one\n")
     history = place.history()

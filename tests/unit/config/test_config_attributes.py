@@ -151,7 +151,7 @@ def test_an_attribute_that_does_not_fit_is_refused_while_it_is_staged(place: Pla
         commit, _tree = store(history._repository.git, wanted, b"impossible\n\nFiles: 1\n", "1 +0000", None)
         before = {each: value for each, value in place.picture(ctime=True).items() if each != os.fsencode(place.etc)}
         with pytest.raises(Refused, match=rf"{path} cannot be staged: its attribute security\.nothing"):
-            history.apply(history._repository.one(commit, history._repository.refs()))
+            history.apply(history._repository.one(commit, history._repository.refs())[0])
         after = place.picture(ctime=True)
         assert {each: value for each, value in after.items() if each != os.fsencode(place.etc) and each != os.fsencode(path)} == {
             each: value for each, value in before.items() if each != os.fsencode(path)

@@ -86,7 +86,7 @@ def dress(path: bytes, what: str, pick: int, value: bytes, mode: int) -> None:
         os.setxattr(path, ATTRIBUTES[pick % len(ATTRIBUTES)], value)
     elif what == "acl":
         rights = [mode >> 6 & 7, pick % 8, mode >> 3 & 7, pick % 7, mode & 7]
-        rows = zip((0x01, 0x02, 0x04, 0x10, 0x20), rights, (-1, pick % 5, -1, -1, -1))
+        rows = zip((0x01, 0x02, 0x04, 0x10, 0x20), rights, (-1, pick % 5, -1, -1, -1), strict=True)
         name = "system.posix_acl_default" if os.path.isdir(path) and pick % 2 else "system.posix_acl_access"
         os.setxattr(path, name, struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *row) for row in rows))
 
