@@ -169,7 +169,7 @@ remote:
     behind: 0
     error: null
 dropped:
-  description: The ids of the snapshots that were forgotten because of O(keep).
+  description: The ids of the snapshots that were forgotten because of O(keep). In check mode it is taken that the push works.
   returned: success
   type: list
   elements: str

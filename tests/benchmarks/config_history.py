@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The config history against git, etckeeper and rsync, in turn on one tree: ``python -m tests.benchmarks.config_history``.
 
-Three things are measured: the first record of the tree, another one when nothing has changed, and taking back changes of some files.
+Three things are measured: the first record of the tree, another one when nothing has changed, and taking back changes of some files
+that were recorded, too.
 What comes back is compared with what was there. The time of git, etckeeper and rsync is that of their commands, the time of the
 config history that of the call in a running process with nothing cached in memory.
 """
@@ -55,6 +56,9 @@ class Side:
         """See that nothing has changed."""
         raise NotImplementedError
 
+    def record_changes(self) -> None:
+        """Record the changed tree; not measured."""
+
     def revert(self) -> None:
         """Take the changes back."""
         raise NotImplementedError
@@ -74,6 +78,9 @@ class Ours(Side):
         if self._history().snapshot()[1]:
             raise SystemExit("an unchanged tree was recorded again")
 
+    def record_changes(self) -> None:
+        self._history().snapshot()
+
     def revert(self) -> None:
         self._history().apply("first")
 
@@ -88,12 +95,17 @@ class Git(Side):
         self._git("init", "--quiet")
         self._git("add", "-A")
         self._git("commit", "--quiet", "-m", "first")
+        self._git("tag", "first")
 
     def unchanged(self) -> None:
         self._git("status", "--porcelain")
 
+    def record_changes(self) -> None:
+        self._git("add", "-A")
+        self._git("commit", "--quiet", "--allow-empty", "-m", "changed")
+
     def revert(self) -> None:
-        self._git("checkout", "--quiet", "HEAD", "--", ".")
+        self._git("checkout", "--quiet", "first", "--", ".")
 
 
 class Etckeeper(Side):
@@ -102,12 +114,16 @@ class Etckeeper(Side):
     def first(self) -> None:
         run("etckeeper", "init", "-d", self.tree)
         run("etckeeper", "commit", "-d", self.tree, "first")
+        run("git", "-C", self.tree, "tag", "first")
 
     def unchanged(self) -> None:
         run("etckeeper", "commit", "-d", self.tree, "again", ok=(0, 1))
 
+    def record_changes(self) -> None:
+        self.unchanged()
+
     def revert(self) -> None:
-        run("git", "-C", self.tree, "checkout", "--quiet", "HEAD", "--", ".")
+        run("git", "-C", self.tree, "checkout", "--quiet", "first", "--", ".")
         run("etckeeper", "init", "-d", self.tree)
 
 
@@ -160,10 +176,12 @@ def one_round(tree: Path, sides: list[type[Side]], changes: int, repeats: int) -
                 took.setdefault((side.name, "unchanged"), []).append(timed(side.unchanged))
         for _repeat in range(repeats):
             for side in made:
-                changed = sorted(side.tree.rglob("*.conf"))[:: max(1, sum(1 for _each in side.tree.rglob("*.conf")) // changes)][:changes]
+                files = sorted(side.tree.rglob("*.conf"))
+                changed = files[:: max(1, len(files) // changes)][:changes]
                 before = [path.read_bytes() for path in changed]
                 for path in changed:
                     path.write_text("changed\n")
+                side.record_changes()
                 took.setdefault((side.name, "revert"), []).append(timed(side.revert))
                 if [path.read_bytes() for path in changed] != before:
                     raise SystemExit(f"{side.name} did not bring everything back")
@@ -179,9 +197,10 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10000)
     parser.add_argument("--size", type=int, default=20000, help="bytes of a file")
     parser.add_argument("--changes", type=int, default=100, help="files that are changed and taken back")
+    parser.add_argument("--without", nargs="*", default=[], choices=["etckeeper", "rsync"], help="leave these out")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where to work, on the file system to measure")
     chosen = parser.parse_args()
-    there = [side for side, program in PEERS if shutil.which(program)]
+    there = [side for side, program in PEERS if shutil.which(program) and program not in chosen.without]
     for _side, program in PEERS:
         if not shutil.which(program):
             print(f"not on this machine: {program}")

@@ -9,7 +9,7 @@ import grp
 import json
 import pwd
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Mapping, NamedTuple
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple
 
 from .._errors import Refused
 from . import xattrs
@@ -65,21 +65,17 @@ class Entry(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Entry:
-        incomplete = "incomplete" in data
-        attributes = data.get("xattrs")
-        return cls(
-            data["type"],
-            int(data.get("mode", "0"), 8),
-            data["uid"],
-            data["gid"],
-            data["owner"],
-            data["group"],
-            data.get("blob", ""),
-            data.get("size", 0),
-            data.get("target", ""),
-            None if incomplete else tuple(sorted(attributes.items())) if attributes else (),
-            None if incomplete else data.get("link", ""),
-        )
+        kind, attributes = data["type"], data.get("xattrs")
+        link: str | None = data.get("link", "")
+        recorded: xattrs.Attributes | None = tuple(sorted(attributes.items())) if attributes else ()
+        if "incomplete" in data:
+            recorded = link = None
+        dress = (data["uid"], data["gid"], data["owner"], data["group"])
+        if kind == FILE:
+            return cls(FILE, int(data["mode"], 8), *dress, data["blob"], data["size"], "", recorded, link)
+        if kind == DIRECTORY:
+            return cls(DIRECTORY, int(data["mode"], 8), *dress, "", 0, "", recorded, link)
+        return cls(SYMLINK, 0, *dress, "", 0, data["target"], recorded, link)
 
 
 class Names:
@@ -140,7 +136,7 @@ class State:
     """
 
     watch: Watch
-    entries: dict[str, Entry]
+    entries: Mapping[str, Entry]
     content: Callable[[str, Entry], bytes]
     holding: set[str] = field(default_factory=set)
     _written: bytes = b""
@@ -169,21 +165,67 @@ class Change(NamedTuple):
     after: Entry | None
 
 
-def parse_manifest(data: bytes, where: str) -> tuple[Watch, dict[str, Entry]]:
+class Recorded(Mapping[str, Entry]):
+    """The entries of a manifest, each parsed when it is asked for: two manifests are compared line by line.
+
+    :param lines: each path's line.
+    :ivar linked: whether any hard link is recorded.
+    """
+
+    def __init__(self, lines: dict[str, str], linked: bool) -> None:
+        self.linked = linked
+        self._lines = lines
+        self._parsed: dict[str, Entry] = {}
+
+    def __getitem__(self, path: str) -> Entry:
+        if path not in self._parsed:
+            self._parsed[path] = Entry.from_json(json.loads(f"{{{self._lines[path]}}}")[path])
+        return self._parsed[path]
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._lines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def differing(self, other: Recorded) -> set[str]:
+        """The paths that have another line there, or none."""
+        theirs = other._lines
+        return {path for path, line in self._lines.items() if theirs.get(path) != line}
+
+
+def parse_manifest(data: bytes, where: str) -> tuple[Watch, Mapping[str, Entry]]:
     """The inverse of :meth:`State.manifest`.
 
     :param where: names the snapshot in the error.
     :raises Refused: a newer queueops.fleet wrote it.
     """
-    parsed = json.loads(data.decode("ascii"))
+    text = data.decode("ascii")
+    first, _newline, rest = text.partition("\n")
+    if first != f'{{"format": {FORMAT},':
+        return _parse_other(json.loads(text), where)
+    watch, *lines = rest.split("\n")
+    return Watch.from_json(json.loads(f"{{{watch.rstrip(',')}}}")["watch"]), Recorded(
+        {_path_of(line): line.rstrip(",") for line in lines[1:-2]}, '"link": ' in rest
+    )
+
+
+def _path_of(line: str) -> str:
+    if "\\" in line:
+        return str(json.JSONDecoder().raw_decode(line)[0])
+    return line[1 : line.index('": {')]
+
+
+def _parse_other(parsed: Mapping[str, Any], where: str) -> tuple[Watch, Mapping[str, Entry]]:
     if parsed["format"] > FORMAT:
         raise Refused(
             f"{where} has format {parsed['format']}, this release of queueops.fleet knows up to {FORMAT}",
             next_step="Use the release of queueops.fleet that recorded it",
         )
-    entries = {path: Entry.from_json(entry) for path, entry in parsed["entries"].items()}
-    if parsed["format"] == 1:
-        entries = {path: entry._replace(xattrs=None, link=None) for path, entry in entries.items()}
+    entries = {path: Entry.from_json(entry)._replace(xattrs=None, link=None) for path, entry in parsed["entries"].items()}
     return Watch.from_json(parsed["watch"]), entries
 
 
@@ -193,7 +235,8 @@ def changes(before: State, after: State, names: Names, watch: Watch) -> list[Cha
     A directory that is to be absent but holds something not watched stays, and is not listed.
     """
     ours, theirs = before.entries, after.entries
-    differing = {path for path, one in ours.items() if not names.same(one, theirs.get(path))}
+    suspects: Iterable[str] = ours.differing(theirs) if isinstance(ours, Recorded) and isinstance(theirs, Recorded) else ours
+    differing = {path for path in suspects if not names.same(ours[path], theirs.get(path))}
     differing.update(path for path in theirs if path not in ours)
     differing.update(_relinked(before, after, watch))
     covered = sorted((path for path in differing if _all_cover(path, before, after, watch)), key=parts)
@@ -216,7 +259,7 @@ def _staying(before: State, after: State, watch: Watch) -> set[str]:
 
 def _relinked(before: State, after: State, watch: Watch) -> set[str]:
     """Files on both sides that are one with other such files than before, where both sides recorded that."""
-    if not any(entry.link for state in (before, after) for entry in state.entries.values()):
+    if not _any_link(before.entries) and not _any_link(after.entries):
         return set()
     both = {
         path
@@ -226,6 +269,10 @@ def _relinked(before: State, after: State, watch: Watch) -> set[str]:
     both = {path for path in both if after.entries[path].link is not None and _all_cover(path, before, after, watch)}
     groups = [_groups({path: state.entries[path] for path in both}) for state in (before, after)]
     return {path for path in both if groups[0].get(path) != groups[1].get(path)}
+
+
+def _any_link(entries: Mapping[str, Entry]) -> bool:
+    return entries.linked if isinstance(entries, Recorded) else any(entry.link for entry in entries.values())
 
 
 def _groups(entries: Mapping[str, Entry]) -> dict[str, tuple[str, ...]]:
@@ -240,7 +287,7 @@ def companions(found: Iterable[Change], before: State, after: State, watch: Watc
     """``found``, and the unchanged paths that are one file with a changed one, before or after: an undo has to know them."""
     listed = {change.path: change for change in found}
     for state in (before, after):
-        groups = _groups(state.entries)
+        groups = _groups(state.entries) if _any_link(state.entries) else {}
         for path in list(listed):
             for other in groups.get(path, ()):
                 if other not in listed and _all_cover(other, before, after, watch):

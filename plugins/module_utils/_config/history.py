@@ -132,14 +132,15 @@ class ConfigHistory(HistoryReader):
             # Seen before the recovery: this is what check mode shows, and what a person finds changed afterwards.
             shown = self.diff(LIVE, target) if self._bench.load() is not None else None
             self._recover()
+            refs = self._repository.refs()
             looked = look(self.watch)
-            live = read_live(self.watch, Names(), self._cache, looked)[0]
+            recorded = self._unchanged(looked, refs)
+            live = self._live_as(looked, recorded)
             found = self._changes(live, wanted)
             if found:
                 diffs = self._describe(found, live, wanted)
-                refs = self._repository.refs()
                 preflight(found, Names())
-                if self._unchanged(looked, refs) is None and not self._is_kept(found, refs):
+                if recorded is None and not self._is_kept(found, refs):
                     self.saved = self._repository.record(live, refs, None, None, False, f"As found before {target.short} was put in place")
                 whole = companions(found, live, wanted, self.watch)
                 self._bench.run(whole, target.id, validate, self._secret(wanted.watch), lambda: self._set_live(target.id))
@@ -208,14 +209,6 @@ class ConfigHistory(HistoryReader):
             now = int(time.time())
             return Snapshot("", "", label, iso(now), now, release, state.files(), (label,) if label else (), overlay is not None), True
         return found, label is not None and label not in found.labels
-
-    def _unchanged(self, looked: Looked, refs: Refs) -> Snapshot | None:
-        """The snapshot that was last live, if by the stamps alone nothing has changed since it was recorded."""
-        manifest = self._cache.manifest_of(self.watch, looked.seen)
-        if manifest is None or refs.live is None:
-            return None
-        snapshot, recorded = self._repository.one(refs.live, refs)
-        return snapshot if recorded == manifest else None
 
     def _recorded_or_new(
         self, looked: Looked, refs: Refs, label: str | None, release: int | None, overlay: Sequence[DesiredFile] | None

@@ -193,7 +193,7 @@ def _read(path: str, seen: Seen) -> Content:
     """What the stamp does not tell of a file or symbolic link."""
     raw = to_bytes(path)
     if stat.S_ISLNK(seen[0]):
-        return Content("", to_text(os.readlink(raw)), xattrs.read(raw))
+        return ("", to_text(os.readlink(raw)), xattrs.read(raw))
     summed = object_sum("blob", seen[3])
     descriptor = os.open(raw, os.O_RDONLY | os.O_NOFOLLOW)
     try:
@@ -203,24 +203,27 @@ def _read(path: str, seen: Seen) -> Content:
             block = os.read(descriptor, _BLOCK)
     finally:
         os.close(descriptor)
-    return Content(summed.hexdigest(), "", xattrs.read(raw))
+    return (summed.hexdigest(), "", xattrs.read(raw))
 
 
 def _entries(looked: Looked, names: Names, cache: StatCache) -> dict[str, Entry]:
     links = _links(looked.seen)
+    dressed: dict[tuple[int, int, int], tuple[int, int, int, str, str]] = {}
     entries = {}
     for path, seen in looked.seen.items():
-        mode, uid, gid = seen[0], seen[1], seen[2]
-        owner, group = names.owner(uid), names.group(gid)
-        if stat.S_ISDIR(mode):
-            entries[path] = Entry(DIRECTORY, stat.S_IMODE(mode), uid, gid, owner, group, xattrs=seen[3])
+        mode, uid, gid = whose = seen[:3]
+        dress = dressed.get(whose)
+        if dress is None:
+            bits = 0 if stat.S_ISLNK(mode) else stat.S_IMODE(mode)
+            dress = dressed[whose] = (bits, uid, gid, names.owner(uid), names.group(gid))
+        if len(seen) == 4:
+            entries[path] = Entry(DIRECTORY, *dress, "", 0, "", seen[3], "")
             continue
-        content = cache.known(path, seen)
-        blob, target, attributes = content if content is not None else ("", "", ())
-        if stat.S_ISLNK(mode):
-            entries[path] = Entry(SYMLINK, 0, uid, gid, owner, group, "", 0, target, attributes)
+        blob, target, attributes = cache.known(path, seen) or ("", "", ())
+        if blob:
+            entries[path] = Entry(FILE, *dress, blob, seen[3], "", attributes, links.get(path, ""))
         else:
-            entries[path] = Entry(FILE, stat.S_IMODE(mode), uid, gid, owner, group, blob, seen[3], "", attributes, links.get(path, ""))
+            entries[path] = Entry(SYMLINK, *dress, "", 0, target, attributes, "")
     return entries
 
 
@@ -228,7 +231,7 @@ def _links(seen: dict[str, Any]) -> dict[str, str]:
     """For each file that has more than one watched path: the first of these."""
     by_inode: dict[tuple[int, int], list[str]] = {}
     for path, one in seen.items():
-        if stat.S_ISREG(one[0]) and one[8] > 1:
+        if len(one) > 4 and one[8] > 1 and stat.S_ISREG(one[0]):
             by_inode.setdefault((one[4], one[5]), []).append(path)
     return {path: min(group, key=parts) for group in by_inode.values() if len(group) > 1 for path in group}
 

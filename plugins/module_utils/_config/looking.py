@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from typing import Sequence, Union
+from typing import Mapping, Sequence, Union
 
 from .._errors import Refused
 from . import apply as applying
@@ -18,7 +18,7 @@ from .diff import FileDiff, describe
 from .entries import FILE, Change, Entry, Names, State, changes, parse_manifest
 from .finding import Known
 from .git import blob_id
-from .live import read_live
+from .live import Looked, live_content, look, read_live
 from .recording import tree_id
 from .repository import Refs, Repository
 from .snapshots import Snapshot
@@ -57,7 +57,7 @@ class HistoryReader:
         self._repository = Repository(repo_dir)
         self._bench = Workbench(self._repository.git, self._repository.own)
         self._cache = StatCache(os.path.join(self._repository.own, "stat-cache"))
-        self._manifests: dict[str, tuple[Watch, dict[str, Entry]]] = {}
+        self._manifests: dict[str, tuple[Watch, Mapping[str, Entry]]] = {}
 
     def check(self) -> None:
         """See that everything needed is there, reading only.
@@ -128,7 +128,7 @@ class HistoryReader:
         """The state in which all watched paths are absent."""
         return State(self.watch, {}, lambda _path, _entry: b"")
 
-    def entries(self, snapshot: Snapshot) -> dict[str, Entry]:
+    def entries(self, snapshot: Snapshot) -> Mapping[str, Entry]:
         """What a snapshot holds, by path."""
         return self._manifest(snapshot.id)[1]
 
@@ -178,7 +178,24 @@ class HistoryReader:
     # -- inside: states -------------------------------------------------------------------------------------------------
 
     def _live(self) -> State:
-        return read_live(self.watch, Names(), self._cache)[0]
+        looked = look(self.watch)
+        return self._live_as(looked, self._unchanged(looked, self._repository.refs()))
+
+    def _live_as(self, looked: Looked, recorded: Snapshot | None) -> State:
+        """What is live; if it is known to be as recorded, nothing of it is read."""
+        if recorded is None:
+            return read_live(self.watch, Names(), self._cache, looked)[0]
+        return State(self.watch, self._manifest(recorded.id)[1], live_content, looked.holding)
+
+    def _unchanged(self, looked: Looked, refs: Refs) -> Snapshot | None:
+        """The snapshot that was last live, or the newest, if by the stamps alone nothing has changed since it was seen to be there."""
+        manifest = self._cache.manifest_of(self.watch, looked.seen)
+        candidates = [ident for ident in (refs.live, refs.main) if ident is not None] if manifest is not None else []
+        for ident in candidates:
+            snapshot, recorded = self._repository.one(ident, refs)
+            if recorded == manifest:
+                return snapshot
+        return None
 
     def _settled(self) -> State:
         """What is live, with a pending change already finished: what a real run starts from."""
@@ -197,7 +214,7 @@ class HistoryReader:
         watch, entries = self._manifest(snapshot.id)
         return State(watch, entries, lambda _path, entry: self._repository.git.object(entry.blob))
 
-    def _manifest(self, ident: str) -> tuple[Watch, dict[str, Entry]]:
+    def _manifest(self, ident: str) -> tuple[Watch, Mapping[str, Entry]]:
         if ident not in self._manifests:
             self._manifests[ident] = parse_manifest(self._repository.git.object(f"{ident}:manifest.json"), f"The snapshot {ident[:12]}")
         return self._manifests[ident]

@@ -59,8 +59,8 @@ def record(params: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], bo
         result["remote"] = dict(pushed._asdict(), branch=remote.branch, behind=pushed.behind + coming)
         if pushed.error is not None:
             warnings.append(_not_pushed(pushed, remote))
-    # After the push: what the remote lacks is not dropped.
-    gone = [] if params["keep"] is None else history.let_go(params["keep"], remote, coming, dry_run)
+    # After the push: what the remote lacks is not dropped. Check mode takes it that the push works.
+    gone = [] if params["keep"] is None else history.let_go(params["keep"], None if dry_run else remote, coming, dry_run)
     result["dropped"] = [one.id for one in gone]
     return result, changed or bool(history.recovered) or bool(gone), diffs, warnings
 

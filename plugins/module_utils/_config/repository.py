@@ -11,6 +11,7 @@ cache, the watched ``paths``, and ``moments``, which remembers when which snapsh
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -214,6 +215,14 @@ class Repository:
             else:
                 self._clear_away()
             yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            raise Refused(
+                f"The config history {self.repo_dir} cannot be written: {error.strerror}",
+                option="state_dir",
+                next_step="See to space and quota there, then run again",
+            ) from error
         finally:
             self.git.inherited = ()
             os.close(descriptor)

@@ -13,7 +13,8 @@ import hashlib
 import json
 import marshal
 import os
-from typing import Any, NamedTuple, Tuple
+from contextlib import suppress
+from typing import Any, Tuple
 
 from .watch import Watch
 from .xattrs import Attributes
@@ -23,16 +24,15 @@ FORMAT = 1
 #: Two writes within one tick of the kernel's clock leave the same time stamp: a file is read once its stamp is older.
 CLOCK_TICK = 0.02
 
+#: Version of marshal's format: without references, so that equal values always give equal bytes.
+_PLAIN = 2
+
 #: What lstat tells of a path: mode with type, uid, gid, and of all but directories size, inode, device, mtime, ctime and links.
 Seen = Tuple[int, ...]
 
 
-class Content(NamedTuple):
-    """What was read of a file or a symbolic link. It is the same as long as the stamp is: any change moves the change time."""
-
-    blob: str
-    target: str
-    xattrs: Attributes
+#: What was read of a file or a symbolic link: blob, target and attributes. The same as long as the stamp is: any change moves ctime.
+Content = Tuple[str, str, Attributes]
 
 
 class StatCache:
@@ -71,7 +71,7 @@ class StatCache:
         """
         oldest_deceptive = int((now - CLOCK_TICK) * 1e9)
         stable = [path for path, one in seen.items() if len(one) > 4 and one[7] < oldest_deceptive and self.known(path, one) is not None]
-        rows = json.dumps([[path, *seen[path], *self._known[path][1]] for path in stable]).encode("ascii")
+        rows = json.dumps([(path, seen[path], *self._known[path][1]) for path in stable]).encode("ascii")
         certain = len(stable) == sum(1 for one in seen.values() if len(one) > 4)
         head = {
             "format": FORMAT,
@@ -82,11 +82,12 @@ class StatCache:
         }
         first = json.dumps(head).encode("ascii")
         beside = self._path + ".new"
-        # Not synced: after a power loss the sums tell that it is damaged.
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(hashlib.sha256(first).hexdigest().encode("ascii") + b"\n" + first + b"\n" + rows)
-        os.replace(beside, self._path)
+        # Not synced, and no matter if there is no space for it: what is not there, or damaged, is read again.
+        with suppress(OSError):
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(hashlib.sha256(first).hexdigest().encode("ascii") + b"\n" + first + b"\n" + rows)
+            os.replace(beside, self._path)
         self._head = head
 
     def _load(self) -> dict[str, Any] | None:
@@ -107,15 +108,18 @@ class StatCache:
         head = self._load()
         if head is None:
             return
-        with open(self._path, "rb") as stream:
-            rows = stream.readlines()[-1]
-        if hashlib.sha256(rows).hexdigest() != head["rows"]:
+        try:
+            with open(self._path, "rb") as stream:
+                rows = stream.read().split(b"\n", 2)[-1]
+        except OSError:
             return
-        for path, *row in json.loads(rows.decode("ascii")):
-            *seen, blob, target, attributes = row
-            self._known.setdefault(path, (tuple(seen), Content(blob, target, tuple((name, value) for name, value in attributes))))
+        if hashlib.sha256(rows).hexdigest() == head["rows"]:
+            known = {
+                path: (tuple(seen), (blob, target, tuple((name, value) for name, value in attributes) if attributes else ()))
+                for path, seen, blob, target, attributes in json.loads(rows.decode("ascii"))
+            }
+            self._known = {**known, **self._known}
 
 
 def _digest(seen: dict[str, Any]) -> str:
-    # Version 2: without references, so that equal values always give equal bytes.
-    return hashlib.sha256(marshal.dumps(list(seen.items()), 2)).hexdigest()
+    return hashlib.sha256(marshal.dumps(list(seen.items()), _PLAIN)).hexdigest()

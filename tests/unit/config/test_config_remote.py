@@ -77,8 +77,11 @@ def test_a_remote_that_is_down_is_told_of_and_caught_up_with(place: Place, tmp_p
     # What is there may go here, and the next push still fits.
     for label in ("third", "fourth"):
         place.write("a.conf", label)
-        result, _changed, warnings = run(place, remote=url, remote_branch="b", label=label, keep=1)
+        wanted = {"remote": url, "remote_branch": "b", "label": label, "keep": 1}
+        foreseen = run(place, dry_run=True, **wanted)[0]["dropped"]
+        result, _changed, warnings = run(place, **wanted)
         assert warnings == []
+        assert result["dropped"] == foreseen
     assert result["dropped"]
     assert [one.label for one in place.history().list()] == ["third", "fourth"]
     assert commits(tmp_path / "later.git", "b") == ["fourth", "third", "second", "first"]
