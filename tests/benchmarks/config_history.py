@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], choices=["etckeeper", "rsync"], help="leave these out")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where to work, on the file system to measure")
     chosen = parser.parse_args()
-    there = [side for side, program in PEERS if shutil.which(program) and program not in chosen.without]
+    there: list[type[Side]] = [side for side, program in PEERS if shutil.which(program) and program not in chosen.without]
     for _side, program in PEERS:
         if not shutil.which(program):
             print(f"not on this machine: {program}")
@@ -209,16 +209,19 @@ def main() -> None:
     try:
         build(folder / "tree", chosen.files, chosen.size)
         for number in range(chosen.rounds):
-            sides = [Ours, *there] if number % 2 == 0 else [*there, Ours]
-            for key, seconds in one_round(folder / "tree", sides, chosen.changes, chosen.repeats).items():
+            sides: list[type[Side]] = [Ours, *there]
+            for key, seconds in one_round(
+                folder / "tree", sides if number % 2 == 0 else sides[::-1], chosen.changes, chosen.repeats
+            ).items():
                 took.setdefault(key, []).extend(seconds)
     finally:
         shutil.rmtree(folder)
     print(f"{chosen.files} files of {chosen.size} bytes, {chosen.changes} changed, {chosen.rounds} rounds of {chosen.repeats} repeats")
     print("Seconds: median (least to most). The ratio is that of the pairs: median (least to most).\n")
     print("| step | side | seconds | times that of git |\n| --- | --- | --- | --- |")
+    everybody: list[type[Side]] = [Ours, *there]
     for step, told in STEPS.items():
-        for side in (Ours, *there):
+        for side in everybody:
             seconds, base = took[side.name, step], took[Git.name, step]
             ratios = [mine / theirs for mine, theirs in zip(seconds, base, strict=True)]
             shown = "%.3f (%.3f to %.3f)" % (statistics.median(seconds), min(seconds), max(seconds))

@@ -15,7 +15,7 @@ from . import apply as applying
 from .apply import Workbench
 from .desired import DesiredFile, desired_entry, overlaid
 from .diff import FileDiff, describe
-from .entries import FILE, Change, Entry, Names, State, changes, parse_manifest
+from .entries import FILE, Change, Entry, Names, State, changes, parse_manifest, regrouped
 from .finding import Known
 from .git import blob_id
 from .live import Looked, live_content, look, read_live
@@ -208,7 +208,7 @@ class HistoryReader:
                 entries.pop(path, None)
                 if entry is not None:
                     entries[path] = entry
-        return State(self.watch, entries, lambda path, entry: self._repository.git.object(entry.blob), live.holding)
+        return State(self.watch, regrouped(entries), lambda path, entry: self._repository.git.object(entry.blob), live.holding)
 
     def _state(self, snapshot: Snapshot) -> State:
         watch, entries = self._manifest(snapshot.id)

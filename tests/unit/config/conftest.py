@@ -115,9 +115,10 @@ class Place:
         self.etc.mkdir(mode=0o755)
         self.state = root / "state"
         self.repo = str(self.state / "mailer" / "config.git")
+        self.sensitive: list[str] = []
 
     def history(self, *paths: str, exclude: list[str] | None = None, sensitive: list[str] | None = None) -> ConfigHistory:
-        return ConfigHistory(self.repo, Watch(list(paths) or [str(self.etc)], exclude or [], sensitive or []))
+        return ConfigHistory(self.repo, Watch(list(paths) or [str(self.etc)], exclude or [], sensitive or self.sensitive))
 
     def write(self, name: str, content: str | bytes, mode: int = 0o644) -> Path:
         path = self.etc / name

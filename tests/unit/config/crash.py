@@ -21,6 +21,9 @@ EVENTS = {
     "os.chmod",
     "os.chown",
     "os.symlink",
+    "os.link",
+    "os.setxattr",
+    "os.removexattr",
     "shutil.rmtree",
     "subprocess.Popen",
 }

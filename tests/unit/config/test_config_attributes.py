@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible_collections.queueops.fleet.plugins.module_utils._config.entries import State
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import LIVE, DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._config.recording import store
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
@@ -146,8 +147,7 @@ def test_an_attribute_that_does_not_fit_is_refused_while_it_is_staged(place: Pla
         # The kernel knows no such attribute in this name space of its own.
         entries[str(path)] = entries[str(path)]._replace(xattrs=(("security.nothing/" + "x" * 300, "eA=="),))
         place.write("b.conf", "two\n")
-        wanted = history.nothing()
-        wanted.entries.update(entries)
+        wanted = State(history.watch, entries, history.nothing().content)
         commit, _tree = store(history._repository.git, wanted, b"impossible\n\nFiles: 1\n", "1 +0000", None)
         before = {each: value for each, value in place.picture(ctime=True).items() if each != os.fsencode(place.etc)}
         with pytest.raises(Refused, match=rf"{path} cannot be staged: its attribute security\.nothing"):
@@ -159,23 +159,24 @@ def test_an_attribute_that_does_not_fit_is_refused_while_it_is_staged(place: Pla
         assert history.pending() is None
 
 
+class First(State):
+    """A state as the first release wrote it."""
+
+    def manifest(self) -> bytes:
+        data = json.loads(super().manifest())
+        data["format"] = 1
+        for entry in data["entries"].values():
+            entry.pop("xattrs", None)
+            entry.pop("link", None)
+        return json.dumps(data, indent=1).encode()
+
+
 def test_snapshots_of_the_first_format_are_still_good(place: Place) -> None:
     path = place.write("a.conf", "one\n")
     os.setxattr(path, "user.origin", b"vault")
     os.link(path, place.etc / "b.conf")
     history = place.history()
     state = history._live()
-
-    class First(type(state)):
-        """As the first release wrote it."""
-
-        def manifest(self) -> bytes:
-            data = json.loads(super().manifest())
-            data["format"] = 1
-            for entry in data["entries"].values():
-                entry.pop("xattrs", None)
-                entry.pop("link", None)
-            return json.dumps(data, indent=1).encode()
 
     with history._repository.locked():
         refs = history._repository.refs()

@@ -28,8 +28,17 @@ def build(place: Place) -> Snapshot:
     place.write("folder/inner", "inner\n")
     place.write("becomes-folder", "file\n")
     (place.etc / "link").symlink_to("a.conf")
+    os.link(place.write("shared", "shared\n"), place.etc / "folder/also-shared")
+    os.setxattr(place.etc / "a.conf", "user.origin", b"first")
+    os.setxattr(place.etc, "user.origin", b"first")
+    place.write("secret.key", "one\n", 0o644)
+    place.sensitive = ["secret*"]
     history = place.history()
     first = history.snapshot("first")[0]
+    place.write("secret.key", "two\n", 0o644)
+    os.setxattr(place.etc / "a.conf", "user.origin", b"second")
+    os.removexattr(place.etc, "user.origin")
+    (place.etc / "folder/also-shared").unlink()
     place.write("a.conf", "two\n", 0o600)
     (place.etc / "folder/inner").unlink()
     (place.etc / "folder").rmdir()
@@ -37,6 +46,7 @@ def build(place: Place) -> Snapshot:
     place.write("becomes-folder/x", "x\n")
     (place.etc / "link").unlink()
     place.write("new", "new\n", 0o400)
+    os.link(place.etc / "new", place.etc / "new-too")
     history.snapshot("second")
     return first
 

@@ -77,7 +77,7 @@ def test_a_remote_that_is_down_is_told_of_and_caught_up_with(place: Place, tmp_p
     # What is there may go here, and the next push still fits.
     for label in ("third", "fourth"):
         place.write("a.conf", label)
-        wanted = {"remote": url, "remote_branch": "b", "label": label, "keep": 1}
+        wanted: dict[str, Any] = {"remote": url, "remote_branch": "b", "label": label, "keep": 1}
         foreseen = run(place, dry_run=True, **wanted)[0]["dropped"]
         result, _changed, warnings = run(place, **wanted)
         assert warnings == []
