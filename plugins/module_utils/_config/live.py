@@ -32,7 +32,7 @@ class Looked:
 
     :ivar seen: each path's stamp; a directory's has its attributes instead of times, for these change with what is not watched.
     :ivar holding: directories with something in them, at any depth, that is not watched.
-    :ivar newest: the newest change time of a file or symbolic link, in nanoseconds since 1970.
+    :ivar newest: the newest change time of a file or symbolic link, in ns since 1970.
     :ivar when: when the walk began, in seconds since 1970.
     """
 
