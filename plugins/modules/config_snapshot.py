@@ -42,7 +42,8 @@ options:
       - Absolute paths of the files and folders to watch. A folder is watched with everything in it.
       - A path that is not there is recorded as absent, and a revert to this snapshot removes it again.
       - A symbolic link is recorded itself, not what it leads to.
-      - Refused are paths inside one another, paths that have to do with O(state_dir), sockets, named pipes and devices.
+      - Refused are paths inside one another, paths that have to do with O(state_dir), sockets, named pipes and devices, and paths that
+        overlap with those of another fleet under the same O(state_dir).
       - Without this option the paths, and additionally what was excluded and sensitive, are those of the newest snapshot.
     type: list
     elements: str
@@ -70,6 +71,8 @@ options:
       - A remote that cannot be reached is reported as a warning and in RV(remote), and the run goes on. The next run catches up.
       - The host's own git settings, SSH keys and credential helpers apply. A password in the URL is refused, because other processes
         could read it. Nothing is ever asked for, and nothing on the remote is overwritten.
+      - A remote that is named only after snapshots were forgotten (O(keep)) has to allow a history without its beginning, by
+        C(receive.shallowUpdate) in its git settings. One that was pushed to all along need not.
     type: str
   remote_branch:
     description:

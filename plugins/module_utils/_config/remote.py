@@ -89,7 +89,16 @@ def push(repository: Repository, remote: Remote) -> Pushed:
     try:
         repository.git.push(remote.url, f"{refs.main}:refs/heads/{remote.branch}", PUSH_SECONDS)
     except GitFailed as error:
-        return Pushed(False, len(lacking), error.message)
+        return Pushed(False, len(lacking), _explained(error.message))
     with repository.locked():
         repository.update([(remote.pushed_ref, refs.main, None)])
     return Pushed(True, 0, None)
+
+
+def _explained(said: str) -> str:
+    if "shallow update not allowed" not in said:
+        return said
+    return (
+        "snapshots were forgotten here that the remote never had, and it takes no history without its beginning; "
+        "set receive.shallowUpdate to true in the remote repository"
+    )

@@ -88,6 +88,19 @@ def test_a_remote_that_is_down_is_told_of_and_caught_up_with(place: Place, tmp_p
     assert place.git("fsck", "--strict", "--no-dangling") == ""
 
 
+def test_a_remote_that_comes_after_snapshots_were_forgotten(place: Place, tmp_path: Path) -> None:
+    url = bare(tmp_path / "remote.git")
+    for label in ("first", "second", "third"):
+        place.write("a.conf", label)
+        run(place, label=label, keep=1)
+    result, _changed, warnings = run(place, remote=url, remote_branch="b")
+    assert result["remote"]["done"] is False
+    assert "set receive.shallowUpdate to true in the remote repository" in warnings[0]
+    subprocess.run(["git", "--git-dir", tmp_path / "remote.git", "config", "receive.shallowUpdate", "true"], check=True)
+    assert run(place, remote=url, remote_branch="b")[0]["remote"]["done"] is True
+    assert commits(tmp_path / "remote.git", "b") == ["third", "second"]
+
+
 def test_a_remote_that_never_answers_takes_limited_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("a.conf", "one\n")
     monkeypatch.setattr(room, "PUSH_SECONDS", 0.3)
