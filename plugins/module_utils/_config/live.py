@@ -77,7 +77,10 @@ def read_live(watch: Watch, names: Names, cache: StatCache, looked: Looked | Non
                 failed[path] = error
         again = look(watch) if unread else looked
         restless = sorted(path for path in set(seen) | set(again.seen) if seen.get(path) != again.seen.get(path))
-        restless += [path for path in unread if 0 <= looked.when - seen[path][7] / 1e9 < CLOCK_TICK]
+        young = [path for path in unread if 0 <= looked.when - seen[path][7] / 1e9 < CLOCK_TICK]
+        for path in young:
+            cache.forget(path)
+        restless += young
         if not restless and failed:
             raise _unreadable(*next(iter(failed.items())))
         if not restless:

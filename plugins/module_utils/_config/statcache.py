@@ -57,6 +57,10 @@ class StatCache:
     def learn(self, path: str, seen: Seen, content: Content) -> None:
         self._known[path] = (seen, content)
 
+    def forget(self, path: str) -> None:
+        """Take it that nothing is known of the path."""
+        self._known.pop(path, None)
+
     def manifest_of(self, watch: Watch, seen: dict[str, Any]) -> str | None:
         """The id of the manifest that the host had when everything was as ``seen``, or None if that was not written down."""
         head = self._load()

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.queueops.fleet.plugins.module_utils._config import live as reading
 from ansible_collections.queueops.fleet.plugins.module_utils._config import statcache as room
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import LIVE
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import Unavailable
 
 from tests.unit.config.conftest import Place
 
@@ -94,6 +96,15 @@ def test_what_may_have_been_written_in_the_same_tick_is_read_again(
         opened()
         assert place.history().snapshot() == (first, False)
         assert opened() == ["young"]
+
+
+def test_what_stays_too_young_to_be_sure_of_is_not_recorded(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write("young", "one\n")
+    monkeypatch.setattr(reading, "CLOCK_TICK", 3600.0)
+    monkeypatch.setattr(reading, "_wait_for_clock", lambda _looked: False)
+    with pytest.raises(Unavailable, match="young"):
+        place.history().snapshot()
+    assert place.history().list() == []
 
 
 def test_an_edit_that_hides_its_time_and_size_is_seen(place: Place) -> None:

@@ -71,6 +71,18 @@ def test_the_oldest_go_and_what_is_needed_stays(place: Place) -> None:
     assert not place.history().snapshot()[1]
 
 
+def test_what_is_not_connected_any_more_stays_when_more_goes(place: Place) -> None:
+    made = several(place, 6, {2: 7})
+    place.history().apply(made[0])
+    place.history().apply(made[5])
+    place.history().let_go(2)
+    assert whole(place) == [made[number].id for number in (0, 2, 4, 5)]
+    place.history().apply(made[4])
+    place.history().apply(made[5])
+    assert [one.id for one in place.history().let_go(2)] == [made[0].id]
+    assert whole(place) == [made[number].id for number in (2, 4, 5)]
+
+
 def test_what_is_live_stays_however_old(place: Place) -> None:
     made = several(place, 6, {})
     place.history().apply(made[1])

@@ -66,16 +66,17 @@ def test_a_remote_that_is_down_is_told_of_and_caught_up_with(place: Place, tmp_p
     assert changed
     assert len(warnings) == 1
     assert "lacks 1 snapshot(s); the next run tries again" in warnings[0]
-    place.write("a.conf", "two\n")
-    _result, changed, warnings = run(place, remote=url, remote_branch="b", label="second", keep=1)
-    assert "lacks 2 snapshot(s)" in warnings[0]
-    assert [one.label for one in place.history().list()] == ["first", "second"], "not dropped before it is pushed"
+    for label in ("second", "third"):
+        place.write("a.conf", label)
+        _result, changed, warnings = run(place, remote=url, remote_branch="b", label=label, keep=1)
+    assert "lacks 3 snapshot(s)" in warnings[0]
+    assert [one.label for one in place.history().list()] == ["first", "second", "third"], "not dropped before it is pushed"
     bare(tmp_path / "later.git")
     result, changed, warnings = run(place, remote=url, remote_branch="b")
     assert (changed, warnings) == (False, [])
-    assert commits(tmp_path / "later.git", "b") == ["second", "first"]
+    assert commits(tmp_path / "later.git", "b") == ["third", "second", "first"]
     # What is there may go here, and the next push still fits.
-    for label in ("third", "fourth"):
+    for label in ("fourth", "fifth"):
         place.write("a.conf", label)
         wanted: dict[str, Any] = {"remote": url, "remote_branch": "b", "label": label, "keep": 1}
         foreseen = run(place, dry_run=True, **wanted)[0]["dropped"]
@@ -83,8 +84,8 @@ def test_a_remote_that_is_down_is_told_of_and_caught_up_with(place: Place, tmp_p
         assert warnings == []
         assert result["dropped"] == foreseen
     assert result["dropped"]
-    assert [one.label for one in place.history().list()] == ["third", "fourth"]
-    assert commits(tmp_path / "later.git", "b") == ["fourth", "third", "second", "first"]
+    assert [one.label for one in place.history().list()] == ["fourth", "fifth"]
+    assert commits(tmp_path / "later.git", "b") == ["fifth", "fourth", "third", "second", "first"]
     assert place.git("fsck", "--strict", "--no-dangling") == ""
 
 
