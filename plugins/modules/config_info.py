@@ -118,7 +118,7 @@ snapshots:
       files: 5
       planned: false
       after: null
-    who: deploy
+      who: deploy
       live: true
 live:
   description: The id of the snapshot that the host is at now. Null when what is there was not recorded.
