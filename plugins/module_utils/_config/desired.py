@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Iterable, Iterator
 
 from .._errors import Refused
+from . import xattrs
 from .entries import DIRECTORY, FILE, Entry, Names, State, regrouped, with_parents
 from .git import blob_id
-from .watch import Watch, printable
+from .watch import Watch, printable, to_bytes
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def overlaid(base: State, overlay: Iterable[DesiredFile]) -> State:
                 raise Refused(f"{printable(dest)} cannot be written: {printable(parent)} is a {entries[parent].kind}", option="files")
         like = Entry(DIRECTORY, 0o755, os.geteuid(), os.getegid(), names.owner(os.geteuid()), names.group(os.getegid()))
         with_parents(entries, dest, watch, like)
+        if old is None or old.kind != FILE:
+            entry = entry._replace(xattrs=xattrs.inherited(_attributes_of_parent(dest, entries), entry.mode, is_folder=False))
         # A file that stays as it is stays one with the others that it is linked to.
         entries[dest] = old if old is not None and names.same(old, entry) else entry
         contents[dest] = wanted.content
@@ -76,7 +79,8 @@ def desired_entry(wanted: DesiredFile, old: Entry | None, names: Names) -> Entry
     gid = names.gid(old) if old is not None else os.getegid()
     mode = old.mode if old is not None and old.kind == FILE else 0o644
     attributes = old.xattrs if old is not None and old.kind == FILE else ()
-    entry = Entry(FILE, mode if wanted.mode is None else wanted.mode, uid, gid, xattrs=attributes)
+    mode = mode if wanted.mode is None else wanted.mode
+    entry = Entry(FILE, mode, uid, gid, xattrs=None if attributes is None else xattrs.with_mode(attributes, mode))
     for what, given in (("owner", wanted.owner), ("group", wanted.group)):
         if given is None:
             continue
@@ -90,6 +94,12 @@ def desired_entry(wanted: DesiredFile, old: Entry | None, names: Names) -> Entry
             )
         entry = entry._replace(uid=number) if what == "owner" else entry._replace(gid=number)
     return entry._replace(owner=names.owner(entry.uid), group=names.group(entry.gid))
+
+
+def _attributes_of_parent(path: str, entries: dict[str, Entry]) -> xattrs.Attributes | None:
+    """Of a parent that is not watched, the attributes that it has now."""
+    parent = path.rpartition("/")[0] or "/"
+    return entries[parent].xattrs if parent in entries else xattrs.read(to_bytes(parent)) if os.path.isdir(to_bytes(parent)) else ()
 
 
 def _covered_parents(path: str, watch: Watch) -> Iterator[str]:

@@ -314,6 +314,8 @@ def parents(path: str) -> Iterable[str]:
 
 def with_parents(entries: dict[str, Entry], path: str, watch: Watch, like: Entry) -> None:
     """Add the directories that ``path`` needs and that are watched but absent, with the owner of ``like`` and mode 0755."""
-    for parent in parents(path):
-        if watch.covers(parent) and parent not in entries:
-            entries[parent] = like._replace(kind=DIRECTORY, mode=0o755, blob="", size=0, target="")
+    for folder in reversed(list(parents(path))):
+        if watch.covers(folder) and folder not in entries:
+            above = entries.get(folder.rpartition("/")[0])
+            attributes = xattrs.inherited(above.xattrs, 0o755, is_folder=True) if above is not None else ()
+            entries[folder] = like._replace(kind=DIRECTORY, mode=0o755, blob="", size=0, target="", xattrs=attributes)

@@ -14,7 +14,7 @@ import base64
 import errno
 import os
 import struct
-from typing import Tuple
+from typing import Mapping, Tuple
 
 from .._errors import Refused
 from .watch import printable, to_text
@@ -34,6 +34,7 @@ LABEL = "security.selinux"
 _NONE = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 _ACL_TAGS = {0x01: "user:", 0x02: "user:", 0x04: "group:", 0x08: "group:", 0x10: "mask:", 0x20: "other:"}
+_OWNER, _MASK, _OTHER = 0x01, 0x10, 0x20
 _ACL_NAMED = (0x02, 0x08)
 
 
@@ -112,6 +113,34 @@ def check(path: str, parent: bytes, wanted: Attributes | None) -> None:
                     f"{printable(path)} cannot get its attribute {name} back: the file system there has no such attributes",
                     next_step="Mount it with attributes and ACLs, or exclude the path (option `exclude`)",
                 ) from error
+
+
+def inherited(parent: Attributes | None, mode: int, is_folder: bool) -> Attributes:
+    """What a new file or directory gets from the default ACL of the directory that it is made in, with these permission bits."""
+    default = dict(parent or ()).get(DEFAULT_ACL)
+    if default is None:
+        return ()
+    # One that names nobody says no more than the mode does.
+    names_somebody = any(tag == _MASK for tag, _rights, _number in _rows(default))
+    found = with_mode(((ACCESS_ACL, default),), mode) if names_somebody else ()
+    return tuple(sorted((*found, (DEFAULT_ACL, default)))) if is_folder else found
+
+
+def with_mode(attributes: Attributes, mode: int) -> Attributes:
+    """The attributes after a chmod: where somebody is named in an ACL, the group's bits of a mode are its mask."""
+    bits = {_OWNER: mode >> 6 & 7, _MASK: mode >> 3 & 7, _OTHER: mode & 7}
+    return tuple((name, _with_rights(value, bits) if name == ACCESS_ACL else value) for name, value in attributes)
+
+
+def _with_rights(acl: str, bits: Mapping[int, int]) -> str:
+    """The ACL with other rights in the rows with these tags."""
+    rows = [struct.pack("<HHI", tag, bits.get(tag, rights), number) for tag, rights, number in _rows(acl)]
+    return base64.b64encode(base64.b64decode(acl)[:4] + b"".join(rows)).decode("ascii")
+
+
+def _rows(value: str) -> list[tuple[int, int, int]]:
+    """Tag, rights and number of each row of an ACL."""
+    return [(tag, rights, number) for tag, rights, number in struct.iter_unpack("<HHI", base64.b64decode(value)[4:])]
 
 
 def shown(attributes: Attributes | None, secret: bool) -> str:

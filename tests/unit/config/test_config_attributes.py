@@ -114,6 +114,32 @@ def test_a_wanted_file_leaves_its_links_and_keeps_its_attributes(place: Place) -
     assert place.picture() == before
 
 
+def test_a_new_file_gets_what_its_folder_hands_down(place: Place) -> None:
+    """A worker that reads its config by a default ACL reads a new file, too; and a given mode is what it says."""
+    os.setxattr(place.etc, DEFAULT, acl(12, 7))
+    old = place.write("old.conf", "one\n", 0o644)
+    os.setxattr(old, ACCESS, acl(13, 6))
+    history = place.history()
+    files = [
+        DesiredFile(str(place.etc / "new.conf"), b"new\n", 0o640),
+        DesiredFile(str(place.etc / "deep/er/new.conf"), b"new\n"),
+        DesiredFile(str(old), b"two\n", 0o600),
+    ]
+    planned = history.snapshot("planned", overlay=files)[0]
+    history.apply(planned)
+    assert history.snapshot() == (planned, False)
+    assert history.apply(planned) == []
+    made = place.etc / "made.conf"
+    made.touch()
+    made.chmod(0o640)
+    assert os.getxattr(place.etc / "new.conf", ACCESS) == os.getxattr(made, ACCESS), "as the kernel does it"
+    (place.etc / "made").mkdir()
+    (place.etc / "made").chmod(0o755)
+    for name in (ACCESS, DEFAULT):
+        assert os.getxattr(place.etc / "deep/er", name) == os.getxattr(place.etc / "made", name)
+    assert [(place.etc / name).stat().st_mode & 0o777 for name in ("new.conf", "deep/er/new.conf", "old.conf")] == [0o640, 0o644, 0o600]
+
+
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_a_host_that_cannot_have_an_attribute_says_so_beforehand(
     place: Place, mounts: Mounts, what: str, picture_of: Callable[..., Picture]
