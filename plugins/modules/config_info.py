@@ -35,11 +35,11 @@ options:
     elements: str
   snapshot:
     description:
-      - Show only this snapshot, by label, id or V(previous) as in M(queueops.fleet.config_revert), and list what it holds.
+      - Show only this snapshot, by label, id, time or V(previous) as in M(queueops.fleet.config_revert), and list what it holds.
     type: str
   from:
     description:
-      - Return the diff from this snapshot, by label, id or V(previous). V(live) is what is on the host now.
+      - Return the diff from this snapshot, by label, id, time or V(previous). V(live) is what is on the host now.
     type: str
   to:
     description:
@@ -97,11 +97,15 @@ snapshots:
     after:
       description: The id of the snapshot that was live before this one. Null for the first.
       type: str
+    who:
+      description: The user who had it recorded, before any C(sudo).
+      type: str
     live:
       description: Whether the watched files are as in this snapshot now. True for one snapshot at most.
       type: bool
     entries:
-      description: What the snapshot holds, each with C(path), C(type), C(mode), C(owner), C(group), C(size) and C(target).
+      description: What the snapshot holds, each with C(path), C(type), C(mode), C(owner), C(group), C(size), C(target), the
+        first path of those that are the same file (C(link)), and the names of its C(attributes).
       returned: with O(snapshot)
       type: list
       elements: dict
@@ -114,6 +118,7 @@ snapshots:
       files: 5
       planned: false
       after: null
+      who: deploy
       live: true
 live:
   description: The id of the snapshot that the host is at now. Null when what is there was not recorded.

@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Makes the watched files and folders what they were in a snapshot that M(queueops.fleet.config_snapshot) recorded. What was
     absent then is removed. What is not watched is never touched, and neither is a file that is the same already.
+  - Hard links, extended attributes and ACLs come back too. Where the file system does not have them, or does not take one, the path and
+    the attribute are named before anything live changes.
   - All files or none. New content is staged beside its target and made durable, then an intent is recorded, then everything is
     renamed. The next run finishes what a crash cut short.
   - What is on the host and was never recorded is recorded first, so that no edit is lost. Find it with
@@ -35,6 +37,9 @@ options:
   to:
     description:
       - The snapshot to go to, by its label, by its id, or by the first digits of its id, at least four. A label goes before an id.
+      - Or a time, for the snapshot that was live then. As C(2026-11-26T20:00:00Z), with or without the seconds, and with another zone
+        as C(2026-11-26T21:00+01:00). Or as a duration back from now in weeks, days, hours, minutes and seconds, for example
+        C(90m ago), C(1d12h ago) or C(2w ago).
       - V(previous) is the snapshot that was live before the one that is live now. Each snapshot remembers what was live when it came,
         so using V(previous) again goes one further back and never to and fro. It is refused at the first snapshot.
       - If what is on the host was edited since and never recorded, V(previous) is the snapshot that was last live, so only the edits
@@ -52,6 +57,7 @@ options:
       - A command, as a list of its words, that must exit with 0 for each file with new content before anything live changes. The word
         with V(%s) names the staged copy, which lies beside the live file under another name. No shell is used.
       - What it writes appears in the error, except for sensitive files.
+      - The staged copies of sensitive files have mode C(0600) until they are put in place, whatever mode they get then.
     type: list
     elements: str
     default: []
@@ -74,6 +80,11 @@ EXAMPLES = r"""
     fleet: mailer
     to: before-tuning
     validate: [/opt/mailer/current/bin/mailer, --check-config, "%s"]
+
+- name: Back to how it was yesterday evening
+  queueops.fleet.config_revert:
+    fleet: mailer
+    to: "2026-11-26T20:00:00Z"
 
 - name: Undo the last change, whatever it was
   queueops.fleet.config_revert:
@@ -112,6 +123,9 @@ snapshot:
     after:
       description: The id of the snapshot that was live before this one. Null for the first.
       type: str
+    who:
+      description: The user who had it recorded, before any C(sudo).
+      type: str
   sample:
     id: 2425f9aaceb0d125f3168a2b28e22cfa7289fee5
     label: before-tuning
@@ -121,6 +135,7 @@ snapshot:
     files: 5
     planned: false
     after: null
+    who: deploy
 was:
   description: The id of the snapshot that the host was at before. Null in check mode when that state was not recorded yet.
   returned: success

@@ -9,7 +9,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Iterable
 
-from .tree import DIRECTORY, FILE, SYMLINK, Change, Entry, Names, State
+from . import xattrs
+from .entries import DIRECTORY, FILE, SYMLINK, Change, Entry, Names, State
 from .watch import Watch, printable
 
 #: Texts longer than this are shown by size and checksum, as ansible.builtin.copy does.
@@ -55,9 +56,9 @@ def _describe(change: Change, before: State, after: State, names: Names, sensiti
     path, old, new = change.path, change.before, change.after
     shown = printable(path)
     texts = ["", ""]
-    dressed = old is None or new is None or old.kind != new.kind or not names.same_dress(old, new)
+    dressed = old is None or new is None or old.kind != new.kind or names.same_content(old, new) or not names.same_dress(old, new)
     if dressed:
-        texts = ["" if entry is None else _dress(entry) for entry in (old, new)]
+        texts = ["" if entry is None else _dress(entry, sensitive) for entry in (old, new)]
     if not names.same_content(old, new):
         if sensitive:
             texts[1 if new is not None else 0] += HIDDEN
@@ -67,10 +68,11 @@ def _describe(change: Change, before: State, after: State, names: Names, sensiti
     return FileDiff(shown, texts[0], texts[1], shown if old else f"{shown} (absent)", shown if new else f"{shown} (absent)")
 
 
-def _dress(entry: Entry) -> str:
+def _dress(entry: Entry, secret: bool) -> str:
     owner = f"owner {entry.owner or entry.uid}, group {entry.group or entry.gid}"
     mode = "" if entry.kind == SYMLINK else f"mode {entry.mode:04o}, "
-    return f"{_KIND_WORDS[entry.kind]}, {mode}{owner}\n"
+    link = f"one file with {printable(entry.link)}\n" if entry.link else ""
+    return f"{_KIND_WORDS[entry.kind]}, {mode}{owner}\n{xattrs.shown(entry.xattrs, secret)}{link}"
 
 
 def _content(path: str, entry: Entry | None, state: State) -> str:

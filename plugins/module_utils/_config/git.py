@@ -5,17 +5,54 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 import shutil
+import signal
 import subprocess
-from contextlib import suppress
-from typing import IO, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, Any, Generator, Iterable, Iterator, Sequence
 
 from .._errors import MissingLibrary, Refused, Unavailable
 
 #: The object that stands for "must not exist yet" in update-ref.
 ZERO = "0" * 40
+
+
+#: Objects must be on the disk before the ref that needs them moves; git before 2.36 knows another name for that.
+_CONFIG = ("core.fsync=all", "core.fsyncObjectFiles=true", "core.hooksPath=/dev/null", "core.protectHFS=false", "core.protectNTFS=false")
+SETTINGS = [part for setting in (*_CONFIG, "gc.auto=0", "pack.compression=1") for part in ("-c", setting)]
+
+
+#: The sum that names git's objects in this repository.
+OBJECT_FORMAT = "sha1"
+
+
+def object_sum(kind: str, size: int) -> Any:
+    """The sum over an object's content, begun: give it the content, and it is the object's id."""
+    return hashlib.new(OBJECT_FORMAT, f"{kind} {size}\0".encode("ascii"))
+
+
+def blob_id(content: bytes) -> str:
+    """The id that git gives to this content."""
+    summed = object_sum("blob", len(content))
+    summed.update(content)
+    return str(summed.hexdigest())
+
+
+#: Variables that would lead git to another repository.
+_ELSEWHERE = {
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_COMMON_DIR",
+    "GIT_SHALLOW_FILE",
+    "GIT_GRAFT_FILE",
+    "GIT_PREFIX",
+    "GIT_QUARANTINE_PATH",
+}
 
 
 class GitFailed(Unavailable):
@@ -25,18 +62,21 @@ class GitFailed(Unavailable):
 class Git:
     """A thin runner.
 
-    :param repo_dir: the bare repository. It need not exist for :meth:`hash_files` and :meth:`hash_bytes` without ``write``.
+    :param repo_dir: the bare repository.
     """
+
+    IDENTITY = "queueops.fleet <queueops.fleet@localhost>"
 
     def __init__(self, repo_dir: str) -> None:
         self.repo_dir = repo_dir
         #: Descriptors that each git process inherits: a lock on one of them outlives a killed parent until git ends.
         self.inherited: tuple[int, ...] = ()
         self._program: str | None = None
-        self._settings: list[str] = []
+        self._imported = ""
+        self._reader: subprocess.Popen[bytes] | None = None
 
     def check(self) -> None:
-        """Find git and learn what it can do.
+        """Find git.
 
         :raises MissingLibrary: there is no git on PATH.
         """
@@ -48,29 +88,14 @@ class Git:
                 "The program git is not on this host; the config history is kept in it",
                 next_step="Install the package git on the host",
             )
-        version = subprocess.run([program, "version"], capture_output=True, env=self._environment(), check=False)
-        found = re.search(rb"(\d+)\.(\d+)", version.stdout)
-        if version.returncode != 0 or found is None:
-            raise MissingLibrary(f"{program} does not run: {_words(version.stderr)}", next_step="Reinstall the package git on the host")
-        # Objects must be on the disk before the ref that needs them moves; git before 2.36 knows another name for it.
-        durable = "core.fsync=all" if (int(found.group(1)), int(found.group(2))) >= (2, 36) else "core.fsyncObjectFiles=true"
-        settings = [durable, "core.hooksPath=/dev/null", "core.protectHFS=false", "core.protectNTFS=false", "gc.auto=0"]
-        self._settings = [part for setting in settings for part in ("-c", setting)]
         self._program = program
 
-    def run(self, *args: str, stdin: bytes = b"", index: str | None = None, when: str | None = None) -> bytes:
+    def run(self, *args: str, stdin: bytes = b"") -> bytes:
         """Run one command and return what it printed.
 
-        :param index: path of a temporary index file.
-        :param when: date of a commit to write, in git's ``@<unix> +0000`` form.
         :raises GitFailed: it did not exit 0.
         """
-        extra = {}
-        if index is not None:
-            extra["GIT_INDEX_FILE"] = index
-        if when is not None:
-            extra.update(GIT_AUTHOR_DATE=when, GIT_COMMITTER_DATE=when)
-        process = self._popen(args, extra)
+        process = self._popen(args)
         out, err = process.communicate(stdin)
         if process.returncode != 0:
             raise GitFailed(
@@ -79,33 +104,99 @@ class Git:
             )
         return out
 
-    def line(self, *args: str, stdin: bytes = b"", index: str | None = None, when: str | None = None) -> str:
+    def line(self, *args: str, stdin: bytes = b"") -> str:
         """Like :meth:`run`, for a command that prints one line."""
-        return self.run(*args, stdin=stdin, index=index, when=when).decode("ascii").strip()
+        return self.run(*args, stdin=stdin).decode("ascii").strip()
 
-    def hash_files(self, paths: Sequence[bytes], write: bool) -> list[str]:
-        """The blob ids of files, in order, all in one process. ``write``: also put them into the repository."""
-        if not paths:
+    def push(self, url: str, refspec: str, seconds: float) -> None:
+        """Push, with the settings, keys and credential helpers that git has on this host for this user.
+
+        :raises GitFailed: it did not work, or was not done in ``seconds``.
+        """
+        self.check()
+        env = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+        env.update(LC_ALL="C", GIT_TERMINAL_PROMPT="0", GIT_DIR=self.repo_dir)
+        # A session of its own: nobody can be asked for a password, and its helpers end with it.
+        process = subprocess.Popen(
+            [self._program or "git", "-c", "core.hooksPath=/dev/null", "push", "--quiet", "--", url, refspec],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            _out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise GitFailed(f"git push did not end within {seconds:.0f} s") from None
+        if process.returncode != 0:
+            raise GitFailed(_words(err) or f"git push ended with {process.returncode}")
+
+    def missing(self, blobs: Sequence[str]) -> list[str]:
+        """Which of these objects the repository does not have."""
+        if not blobs:
             return []
-        args = ["hash-object", "--no-filters", "--stdin-paths"] + (["-w"] if write else [])
-        ids = self.run(*args, stdin=b"".join(_quoted(path) + b"\n" for path in paths)).decode("ascii").split()
-        if len(ids) != len(paths):
-            raise GitFailed(f"git hash-object answered for {len(ids)} of {len(paths)} files in {self.repo_dir}")
-        return ids
+        said = self.run("cat-file", "--batch-check=%(objectname)", stdin="".join(f"{blob}\n" for blob in blobs).encode("ascii"))
+        return [line.split()[0] for line in said.decode("ascii").splitlines() if line.endswith(" missing")]
 
-    def hash_bytes(self, content: bytes, write: bool) -> str:
-        """The blob id of some content. ``write``: also put it into the repository."""
-        return self.line("hash-object", "--no-filters", "--stdin", *(["-w"] if write else []), stdin=content)
+    @contextmanager
+    def importing(self) -> Iterator[IO[bytes]]:
+        """What is written here goes to ``git fast-import``: one durable pack however many files. :meth:`imported` tells the answer.
+
+        :raises GitFailed: it did not take it. Without ``done`` at the end nothing counts.
+        """
+        # No deltas: finding them costs more than it saves, and --force: the ref that it writes to is nobody's.
+        process = self._popen(["fast-import", "--quiet", "--force", "--depth=0"])
+        stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+        if stdin is None or stdout is None or stderr is None:
+            raise GitFailed("git fast-import has no pipes")
+        try:
+            yield stdin
+            stdin.close()
+            self._imported = stdout.read().decode("ascii").strip()
+        except BrokenPipeError:
+            pass  # it has ended, and says why
+        finally:
+            with suppress(OSError):
+                stdin.close()
+            said = stderr.read()
+            stdout.close()
+            stderr.close()
+            process.wait()
+        if process.returncode != 0:
+            raise GitFailed(f"git fast-import failed in {self.repo_dir}: {_words(said)}", next_step="See to space and permissions there")
+
+    def imported(self) -> str:
+        """The id that the last import answered with."""
+        return self._imported
 
     def objects(self, names: Iterable[str]) -> Generator[tuple[str, bytes], None, None]:
         """Type and content of each object, in order, one in memory at a time.
 
         :raises Refused: one is missing or cannot be read.
         """
-        process = self._popen(["cat-file", "--batch"], {})
-        try:
+        with self._batch() as process:
             for name in names:
                 yield self._answer(process, name)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within this, :meth:`object` asks one and the same process."""
+        with self._batch() as process:
+            self._reader = process
+            try:
+                yield
+            finally:
+                self._reader = None
+
+    @contextmanager
+    def _batch(self) -> Iterator[subprocess.Popen[bytes]]:
+        process = self._popen(["cat-file", "--batch"])
+        try:
+            yield process
         finally:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
@@ -115,6 +206,8 @@ class Git:
 
     def object(self, name: str) -> bytes:
         """The content of one object."""
+        if self._reader is not None:
+            return self._answer(self._reader, name)[1]
         for _kind, content in self.objects([name]):
             return content
         raise GitFailed(f"git cat-file gave no answer for {name}")
@@ -147,16 +240,16 @@ class Git:
             next_step=f"See what is damaged with `git --git-dir {self.repo_dir} fsck`; other snapshots can still be used",
         )
 
-    def _popen(self, args: Sequence[str], extra: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _popen(self, args: Sequence[str]) -> subprocess.Popen[bytes]:
         self.check()
         if self._program is None:
             raise GitFailed("git was not found")
         return subprocess.Popen(
-            [self._program, *self._settings, *args],
+            [self._program, *SETTINGS, *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(self._environment(), **extra),
+            env=self._environment(),
             cwd="/",
             pass_fds=self.inherited,
         )
@@ -175,26 +268,11 @@ class Git:
             "GIT_OPTIONAL_LOCKS": "0",
             "GIT_NO_REPLACE_OBJECTS": "1",
             "GIT_CEILING_DIRECTORIES": "/",
-            "GIT_DEFAULT_HASH": "sha1",
-            "GIT_AUTHOR_NAME": "queueops.fleet",
-            "GIT_AUTHOR_EMAIL": "queueops.fleet@localhost",
-            "GIT_COMMITTER_NAME": "queueops.fleet",
-            "GIT_COMMITTER_EMAIL": "queueops.fleet@localhost",
+            "GIT_DEFAULT_HASH": OBJECT_FORMAT,
         }
         if os.path.isdir(self.repo_dir):
             env["GIT_DIR"] = self.repo_dir
         return env
-
-
-def _quoted(path: bytes) -> bytes:
-    # `--stdin-paths` takes one path a line and undoes C-style quotes: that is how a newline in a name gets through.
-    quoted = bytearray(b'"')
-    for byte in path:
-        if byte < 0x20 or byte >= 0x7F or byte in b'"\\':
-            quoted += b"\\%03o" % byte
-        else:
-            quoted.append(byte)
-    return bytes(quoted + b'"')
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:
@@ -208,6 +286,10 @@ def _read(stream: IO[bytes], size: int) -> bytes:
     return b"".join(chunks)
 
 
+#: What git says beside the point.
+_NOISE = ("warning:", "hint:", "fast-import: dumping crash report")
+
+
 def _words(stderr: bytes) -> str:
-    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith(("warning:", "hint:"))]
+    lines = [line for line in stderr.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith(_NOISE)]
     return " ".join(line[7:] if line.startswith("fatal: ") else line for line in lines).strip().rstrip(".")

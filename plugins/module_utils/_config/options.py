@@ -9,8 +9,9 @@ from typing import Any, Mapping
 
 from .._errors import Refused
 from .diff import FileDiff
+from .entries import Entry
 from .history import LIVE, ConfigHistory, Snapshot
-from .tree import Entry
+from .remote import Pushed, Remote, remote_of
 from .watch import printable
 
 CONFIG_OPTIONS: dict[str, Any] = {
@@ -37,14 +38,31 @@ def record(params: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], bo
             option="paths",
             next_step="Name the files and folders that hold the workers' config in `paths`",
         )
+    if params["keep"] is not None and params["keep"] < 1:
+        raise Refused("At least one snapshot has to be kept (option `keep`)", option="keep", next_step="Give 1 or more, or leave it out")
+    remote = None if params["remote"] is None else remote_of(params["remote"], params["remote_branch"], params["fleet"])
     last = history.last_live()
     snapshot, changed = history.snapshot(params["label"], params["release"], dry_run=dry_run)
     if last is not None and last.id == snapshot.id:
         diffs = []
     else:
         diffs = history.diff(history.nothing() if last is None else last, snapshot if snapshot.id else LIVE)
-    result = {"snapshot": dict(shown(snapshot), changed_files=len(diffs)), "recovered": [diff.path for diff in history.recovered]}
-    return result, changed or bool(history.recovered), diffs, warnings_of(history)
+    coming = 0 if snapshot.id else 1
+    warnings = warnings_of(history)
+    result: dict[str, Any] = {
+        "snapshot": dict(shown(snapshot), changed_files=len(diffs)),
+        "recovered": [diff.path for diff in history.recovered],
+        "remote": None,
+    }
+    if remote is not None:
+        pushed = history.push(remote, dry_run)
+        result["remote"] = dict(pushed._asdict(), branch=remote.branch, behind=pushed.behind + coming)
+        if pushed.error is not None:
+            warnings.append(_not_pushed(pushed, remote))
+    # After the push: what the remote lacks is not dropped. Check mode takes it that the push works.
+    gone = [] if params["keep"] is None else history.let_go(params["keep"], None if dry_run else remote, coming, dry_run)
+    result["dropped"] = [one.id for one in gone]
+    return result, changed or bool(history.recovered) or bool(gone), diffs, warnings
 
 
 def revert(params: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], bool, list[FileDiff], list[str]]:
@@ -94,6 +112,7 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "files": snapshot.files,
         "planned": snapshot.planned,
         "after": snapshot.after,
+        "who": snapshot.who,
     }
 
 
@@ -105,6 +124,13 @@ def warnings_of(history: ConfigHistory) -> list[str]:
     return [f"A change of the config that was cut short was brought to its end first; it touched {paths}"]
 
 
+def _not_pushed(pushed: Pushed, remote: Remote) -> str:
+    return (
+        f"The config history could not be pushed to the branch {remote.branch} of {remote.url}: {pushed.error}. "
+        f"It lacks {pushed.behind} snapshot(s); the next run tries again"
+    )
+
+
 def _row(path: str, entry: Entry) -> dict[str, Any]:
     return {
         "path": printable(path),
@@ -114,4 +140,6 @@ def _row(path: str, entry: Entry) -> dict[str, Any]:
         "group": entry.group or str(entry.gid),
         "size": entry.size if entry.kind == "file" else None,
         "target": printable(entry.target) if entry.kind == "symlink" else None,
+        "link": printable(entry.link) if entry.link else None,
+        "attributes": [name for name, _value in entry.xattrs or ()],
     }

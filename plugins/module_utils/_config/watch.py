@@ -64,7 +64,9 @@ class Watch:
 
     def leaves_out(self, path: str) -> bool:
         """Whether this one path, taken without its parents, is left out (by a glob, or because it is a staged copy)."""
-        return bool(STAGED_NAME.match(path.rpartition("/")[2])) or self._exclude.match(path)
+        if ".queueops-" in path and STAGED_NAME.match(path.rpartition("/")[2]):
+            return True
+        return bool(self.exclude) and self._exclude.match(path)
 
     def covers(self, path: str) -> bool:
         """Whether the path is one of the watched, or inside one and not left out."""
@@ -102,9 +104,7 @@ class Watch:
                 mode = stat.S_IFREG  # absent: that is recorded, too
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
                 raise _refused(given, f"is a {_special(mode)}", "Name files, folders or symbolic links only")
-            # By the real parent, so that two names of one folder are found out.
-            parent, name = os.path.split(to_bytes(path))
-            resolved = to_text(os.path.join(os.path.realpath(parent), name))
+            resolved = _resolved(path)
             for other, other_given in real.items():
                 if resolved == other:
                     raise _refused(given, f"is the same as {printable(other_given)}", "Give each path once")
@@ -115,6 +115,23 @@ class Watch:
                 nested = f"and the state directory {printable(state_dir)} are nested"
                 raise _refused(given, nested, "Keep the history outside of the watched paths")
             real[resolved] = given
+
+    def check_apart(self, theirs: Iterable[str], fleet: str, repo_dir: str) -> None:
+        """Refuse paths that another fleet on this host watches already, or that are within one another.
+
+        :param theirs: what that fleet watches; ``repo_dir`` is its history.
+        :raises Refused: two fleets would put back each other's files.
+        """
+        others = {_resolved(path): path for path in theirs}
+        for path in self.paths:
+            mine = _resolved(path)
+            for other, given in others.items():
+                if mine == other or _inside(mine, other) or _inside(other, mine):
+                    raise Refused(
+                        f"The watched path {printable(path)} overlaps with {printable(given)} of the fleet {fleet} (option `paths`)",
+                        option="paths",
+                        next_step=f"Give each fleet paths of its own; if the fleet {fleet} is gone, remove its history {repo_dir}",
+                    )
 
 
 class _Globs:
@@ -129,6 +146,12 @@ class _Globs:
     def match(self, path: str) -> bool:
         name = path.rpartition("/")[2]
         return any(glob.match(name) for glob in self._names) or any(glob.match(path) for glob in self._paths)
+
+
+def _resolved(path: str) -> str:
+    # By the real parent, so that two names of one folder are found out.
+    parent, name = os.path.split(to_bytes(path))
+    return to_text(os.path.join(os.path.realpath(parent), name))
 
 
 def _inside(path: str, folder: str) -> bool:

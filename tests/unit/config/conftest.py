@@ -16,21 +16,94 @@ from pathlib import Path
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import ConfigHistory
 from ansible_collections.queueops.fleet.plugins.module_utils._config.watch import Watch
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError
 
 Picture = dict[bytes, tuple[bytes, ...]]
 
 
 def take_picture(root: Path, ctime: bool = False) -> Picture:
-    """Every path under ``root`` by find(1): type, mode, owner, group, link target, inode and change time if wanted, and a checksum."""
-    form = "%p\\0%y\\0%m\\0%U\\0%G\\0%l\\0" + ("%i %C@" if ctime else "") + "\\0"
+    """Every path under ``root`` by find(1): type, mode, owner, group, link target, inode and change time if wanted, and a checksum.
+
+    Further the attributes, and the names of all that are the same file.
+    """
+    form = "%p\\0%y\\0%m\\0%U\\0%G\\0%l\\0%D %i\\0" + ("%i %C@" if ctime else "") + "\\0"
     listed = subprocess.run(["find", os.fspath(root), "-printf", form], capture_output=True, check=True).stdout.split(b"\0")
     found: Picture = {}
-    for at in range(0, len(listed) - 1, 7):
-        path, kind, *rest = listed[at : at + 7]
+    rows = [listed[at : at + 8] for at in range(0, len(listed) - 1, 8)]
+    inodes: dict[bytes, list[bytes]] = {}
+    for path, *_rest, inode, _times in rows:
+        inodes.setdefault(inode, []).append(path)
+    for path, kind, *rest, inode, times in rows:
+        links = b"\0".join(sorted(inodes[inode])) if kind == b"f" else b""
         content = hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest().encode() if kind == b"f" else b""
         # The mode of a symbolic link means nothing.
-        found[path] = (kind, *([b""] if kind == b"l" else rest[:1]), *rest[1:], content)
+        found[path] = (kind, *([b""] if kind == b"l" else rest[:1]), *rest[1:], times, attributes_of(path), links, content)
     return found
+
+
+def attributes_of(path: bytes) -> bytes:
+    """All attributes of a path itself, ACLs with them, as the kernel gives them."""
+    names = sorted(os.listxattr(path, follow_symlinks=False))
+    return repr([(name, os.getxattr(path, name, follow_symlinks=False)) for name in names]).encode()
+
+
+#: Only root can become another user; anybody else is an ordinary one already.
+AS_ROOT = os.geteuid() == 0
+NOBODY = (65534, 65534) if AS_ROOT else (os.geteuid(), os.getegid())
+
+
+def in_child(work: Callable[[], None]) -> str:
+    """Run ``work`` in a forked process; return the error that it ended with."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        # Whatever happens, the child must not go on as a second pytest.
+        said = "something else than a FleetError"
+        try:
+            work()
+            said = ""
+        except FleetError as error:
+            said = f"{type(error).__name__}: {error.message}"
+        finally:
+            os.write(writer, said.encode())
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        said = stream.read()
+    os.waitpid(pid, 0)
+    return said
+
+
+def as_nobody(work: Callable[[], None]) -> str:
+    def drop() -> None:
+        if AS_ROOT:
+            os.setgroups([])
+            os.setgid(NOBODY[1])
+            os.setuid(NOBODY[0])
+        work()
+
+    return in_child(drop)
+
+
+class Mounts:
+    """File systems that a test mounts, gone after it."""
+
+    def __init__(self) -> None:
+        self._mounted: list[Path] = []
+
+    def add(self, where: Path, kind: str, options: str) -> None:
+        subprocess.run(["mount", "-t", kind, "-o", options, kind, where], check=True)
+        self._mounted.append(where)
+
+    def bind(self, where: Path, options: str) -> None:
+        """Mount a folder over itself."""
+        subprocess.run(["mount", "--bind", where, where], check=True)
+        self._mounted.append(where)
+        subprocess.run(["mount", "-o", f"remount,bind,{options}", where], check=True)
+
+    def remove_all(self) -> None:
+        for where in reversed(self._mounted):
+            subprocess.run(["umount", "--lazy", where], check=True)
 
 
 class Place:
@@ -42,9 +115,10 @@ class Place:
         self.etc.mkdir(mode=0o755)
         self.state = root / "state"
         self.repo = str(self.state / "mailer" / "config.git")
+        self.sensitive: list[str] = []
 
     def history(self, *paths: str, exclude: list[str] | None = None, sensitive: list[str] | None = None) -> ConfigHistory:
-        return ConfigHistory(self.repo, Watch(list(paths) or [str(self.etc)], exclude or [], sensitive or []))
+        return ConfigHistory(self.repo, Watch(list(paths) or [str(self.etc)], exclude or [], sensitive or self.sensitive))
 
     def write(self, name: str, content: str | bytes, mode: int = 0o644) -> Path:
         path = self.etc / name
@@ -83,3 +157,10 @@ def fast_path() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="qo-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    mounted = Mounts()
+    yield mounted
+    mounted.remove_all()

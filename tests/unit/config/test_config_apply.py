@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import LIVE, DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, Refused
 
-from tests.unit.config.conftest import Picture, Place
+from tests.unit.config.conftest import AS_ROOT, NOBODY, Picture, Place, as_nobody, in_child
 
 
 def test_everything_comes_back(place: Place) -> None:
@@ -159,6 +159,24 @@ def test_validate_runs_on_staged_files_before_anything_changes(place: Place) -> 
     assert path.read_text() == "bad hunter2\n"
 
 
+def test_sensitive_files_are_closed_while_they_are_staged(place: Place) -> None:
+    path = place.write("secret.key", "one\n", 0o644)
+    os.chown(path, 12, 34)
+    os.setxattr(path, "user.origin", b"vault")
+    place.write("plain.conf", "one\n", 0o644)
+    history = place.history(sensitive=["*/secret*"])
+    first = history.snapshot()[0]
+    before = place.picture()
+    path.write_text("two\n")
+    (place.etc / "plain.conf").write_text("two\n")
+    seen = place.root / "seen"
+    note = "import os, sys; seen = os.stat(sys.argv[1]); print(oct(seen.st_mode & 0o7777), seen.st_uid, file=open(sys.argv[2], 'a'))"
+    # The next caller forgot the option: what was sensitive when it was recorded stays so.
+    place.history().apply(first, validate={"*/secret*": [sys.executable, "-c", note, "%s", str(seen)]})
+    assert seen.read_text() == "0o600 0\n"
+    assert place.picture() == before
+
+
 def test_an_edit_during_the_staging_is_not_lost(place: Place) -> None:
     path = place.write("a.conf", "one\n")
     history = place.history()
@@ -189,28 +207,6 @@ def test_the_longest_names_fit(place: Place) -> None:
         path.write_text("two\n")
     assert len(history.apply(snapshot)) == 2
     assert place.picture() == before
-
-
-def in_child(work: Callable[[], None]) -> str:
-    """Run ``work`` in a forked process; return the error that it ended with."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        # Whatever happens, the child must not go on as a second pytest.
-        said = "something else than a FleetError"
-        try:
-            work()
-            said = ""
-        except FleetError as error:
-            said = f"{type(error).__name__}: {error.message}"
-        finally:
-            os.write(writer, said.encode())
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as stream:
-        said = stream.read()
-    os.waitpid(pid, 0)
-    return said
 
 
 def fail_from(number: int, last: int) -> None:
@@ -274,26 +270,10 @@ def test_what_cannot_be_undone_is_said_and_finished_later(place: Place) -> None:
     assert history.recover() == []
 
 
-#: Only root can become another user; anybody else is an ordinary one already.
-AS_ROOT = os.geteuid() == 0
-NOBODY = (65534, 65534) if AS_ROOT else (os.geteuid(), os.getegid())
-
-
 def give_all(folder: Path) -> None:
     """Give everything below ``folder`` to the ordinary user."""
     for path in folder.rglob("*"):
         os.chown(path, *NOBODY)
-
-
-def as_nobody(work: Callable[[], None]) -> str:
-    def drop() -> None:
-        if AS_ROOT:
-            os.setgroups([])
-            os.setgid(NOBODY[1])
-            os.setuid(NOBODY[0])
-        work()
-
-    return in_child(drop)
 
 
 def test_as_an_ordinary_user(fast_path: Path, place_at: Callable[[Path], Place]) -> None:

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,69 +17,9 @@ from typing import Any
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import Snapshot
 
-from tests.unit.conftest import wait_for
-
-# What may come between two states of a disk. os.write and the like have no audit event and are wrapped instead.
-EVENTS = {
-    "open",
-    "os.rename",
-    "os.remove",
-    "os.mkdir",
-    "os.rmdir",
-    "os.chmod",
-    "os.chown",
-    "os.symlink",
-    "shutil.rmtree",
-    "subprocess.Popen",
-}
-WRAPPED = ("write", "fsync")
-
 from tests.unit.config.conftest import Place
-
-
-def is_disk_call(event: str, _args: tuple[Any, ...]) -> bool:
-    return event in EVENTS or event in WRAPPED
-
-
-def killed_at(number: int, work: Callable[[], object], counts: Callable[[str, tuple[Any, ...]], bool] = is_disk_call) -> bool:
-    """Run ``work`` in a forked process that dies by SIGKILL before the call ``number`` that counts; return whether it came so far."""
-    pid = os.fork()
-    if pid == 0:
-        count = 0
-
-        def step(event: str, args: tuple[Any, ...]) -> None:
-            nonlocal count
-            if not counts(event, args):
-                return
-            count += 1
-            if count == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def wrap(name: str) -> None:
-            original = getattr(os, name)
-
-            def wrapped(*args: Any) -> Any:
-                step(name, args)
-                return original(*args)
-
-            setattr(os, name, wrapped)
-
-        # Whatever happens, the child must not go on as a second pytest.
-        ended = 3
-        try:
-            for name in WRAPPED:
-                wrap(name)
-            sys.addaudithook(step)
-            work()
-            ended = 0
-        finally:
-            os._exit(ended)
-    _pid, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.WEXITSTATUS(status) == 0
-    return False
+from tests.unit.config.crash import killed_at
+from tests.unit.conftest import wait_for
 
 
 def build(place: Place) -> Snapshot:
@@ -89,8 +28,17 @@ def build(place: Place) -> Snapshot:
     place.write("folder/inner", "inner\n")
     place.write("becomes-folder", "file\n")
     (place.etc / "link").symlink_to("a.conf")
+    os.link(place.write("shared", "shared\n"), place.etc / "folder/also-shared")
+    os.setxattr(place.etc / "a.conf", "user.origin", b"first")
+    os.setxattr(place.etc, "user.origin", b"first")
+    place.write("secret.key", "one\n", 0o644)
+    place.sensitive = ["secret*"]
     history = place.history()
     first = history.snapshot("first")[0]
+    place.write("secret.key", "two\n", 0o644)
+    os.setxattr(place.etc / "a.conf", "user.origin", b"second")
+    os.removexattr(place.etc, "user.origin")
+    (place.etc / "folder/also-shared").unlink()
     place.write("a.conf", "two\n", 0o600)
     (place.etc / "folder/inner").unlink()
     (place.etc / "folder").rmdir()
@@ -98,6 +46,7 @@ def build(place: Place) -> Snapshot:
     place.write("becomes-folder/x", "x\n")
     (place.etc / "link").unlink()
     place.write("new", "new\n", 0o400)
+    os.link(place.etc / "new", place.etc / "new-too")
     history.snapshot("second")
     return first
 
@@ -155,7 +104,7 @@ def test_killed_at_every_call_of_a_snapshot(fast_path: Path, place_at: Callable[
         assert [one.id for one in history.list()] == [snapshot.id]
         assert history.resolve("first").id == snapshot.id
         assert number % 10 or history.snapshot("first", 0) == (snapshot, False)
-        assert sorted(os.listdir(Path(place.repo, "queueops"))) == ["complete", "lock"]
+        assert sorted(os.listdir(Path(place.repo, "queueops"))) == ["complete", "lock", "moments", "paths", "stat-cache"]
         assert not alive or place.git("fsck", "--strict", "--no-dangling") == ""
         shutil.rmtree(place.state)
     print(f"killed at {number - 1} calls")
@@ -209,7 +158,7 @@ def test_a_git_that_outlives_its_parent_keeps_the_lock(place: Place, tmp_path: P
     wrapper.parent.mkdir()
     # The real git, held up at one command until the file "go" appears.
     wait = f'touch "{tmp_path}/waiting"; until [ -e "{tmp_path}/go" ]; do sleep 0.02; done'
-    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *write-tree*) {wait};; esac\nexec "{shutil.which("git")}" "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *rev-parse*) {wait};; esac\nexec "{shutil.which("git")}" "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
     pid = os.fork()
@@ -218,7 +167,7 @@ def test_a_git_that_outlives_its_parent_keeps_the_lock(place: Place, tmp_path: P
             place.history().snapshot()
         finally:
             os._exit(0)
-    wait_for((tmp_path / "waiting").exists, what="git at write-tree")
+    wait_for((tmp_path / "waiting").exists, what="git at rev-parse")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 

@@ -12,11 +12,12 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._config import history as room
+from ansible_collections.queueops.fleet.plugins.module_utils._config import repository as room
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import LIVE, ConfigHistory, DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._config.options import history_of
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, MissingLibrary, NotFound, Refused, Unavailable
@@ -315,6 +316,48 @@ def test_previous_walks_back_and_never_to_and_fro(place: Place) -> None:
     assert history.resolve("previous").id == snapshots[1].id
     history.apply(fourth)
     assert history.resolve("previous").id == snapshots[2].id, "forward: what was live before"
+
+
+def test_what_was_live_at_a_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By when it became live, not by when it was recorded."""
+    path = place.write("a.conf", "one\n")
+    noon = 1796040000  # 2026-11-30T12:00:00Z
+
+    def at(hours: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: noon + hours * 3600)
+
+    at(0)
+    first = place.history().snapshot("first")[0]
+    assert first.time == "2026-11-30T12:00:00Z"
+    at(1)
+    planned = place.history().snapshot("planned", overlay=[DesiredFile(str(path), b"two\n")])[0]
+    at(2)
+    place.history().apply(planned)
+    at(3)
+    place.history().apply(first)
+    at(4)
+    for ref, expected in [
+        ("2026-11-30T12:00:00Z", first),
+        ("2026-11-30T13:30Z", first),
+        ("2026-11-30T14:00:00Z", planned),
+        ("2026-11-30 15:59:59+01:00", planned),
+        ("2026-11-30T15:00:00Z", first),
+        ("90m ago", planned),
+        ("3h ago", first),
+        ("1h59m59s ago", planned),
+        ("1s ago", first),
+    ]:
+        assert place.history().resolve(ref).id == expected.id, ref
+    for ref in ("2026-11-30T11:59:59Z", "1d ago", "1w 2d 3h ago"):
+        with pytest.raises(NotFound, match="Nothing was recorded yet") as caught:
+            place.history().resolve(ref)
+        assert first.id[:12] in caught.value.sentence()
+    for ref, says in (("2026-11-30T12:00:00", "no time zone"), ("2026-13-30T12:00:00Z", "does not exist")):
+        with pytest.raises(Refused, match=says):
+            place.history().resolve(ref)
+    for ref in ("ago", " ago", "yesterday", "5x ago"):
+        with pytest.raises(NotFound, match="no snapshot"):
+            place.history().resolve(ref)
 
 
 def test_sensitive_content_is_in_no_diff(place: Place) -> None:

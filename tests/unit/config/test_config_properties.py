@@ -1,12 +1,13 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For random trees and random edits: snapshot, edits, back again gives the same tree, by find(1) and sha256."""
+"""For random trees and random edits: snapshot, edits, back again gives the same tree, by find(1), sha256 and the attributes."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,9 +46,8 @@ NODES = st.recursive(
     FILES | LINKS, lambda inner: st.tuples(st.just("folder"), st.dictionaries(NAMES, inner, max_size=4), MODES), max_leaves=8
 )
 TREES = st.dictionaries(NAMES, NODES, max_size=5)
-EDITS = st.lists(
-    st.tuples(st.sampled_from(["remove", "write", "mode", "owner", "move", "put"]), st.integers(0, 10**6), NODES, NAMES, MODES), max_size=8
-)
+WHAT = st.sampled_from(["remove", "write", "mode", "owner", "move", "put", "link", "attribute", "acl"])
+EDITS = st.lists(st.tuples(WHAT, st.integers(0, 10**6), NODES, NAMES, MODES), max_size=12)
 
 from tests.unit.config.conftest import Place
 
@@ -71,6 +71,26 @@ def remove(path: bytes) -> None:
     shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
 
 
+ATTRIBUTES = ("user.a", "user.b", "trusted.c") if os.geteuid() == 0 else ("user.a", "user.b")
+
+
+def dress(path: bytes, what: str, pick: int, value: bytes, mode: int) -> None:
+    """Change what a path has beside its content: mode, owner, an attribute, or an ACL for some user."""
+    if what == "owner" and os.geteuid() == 0:
+        os.lchown(path, pick % 3, pick % 5)
+    if os.path.islink(path):
+        return
+    if what == "mode":
+        os.chmod(path, mode)
+    elif what == "attribute":
+        os.setxattr(path, ATTRIBUTES[pick % len(ATTRIBUTES)], value)
+    elif what == "acl":
+        rights = [mode >> 6 & 7, pick % 8, mode >> 3 & 7, pick % 7, mode & 7]
+        rows = zip((0x01, 0x02, 0x04, 0x10, 0x20), rights, (-1, pick % 5, -1, -1, -1), strict=True)
+        name = "system.posix_acl_default" if os.path.isdir(path) and pick % 2 else "system.posix_acl_access"
+        os.setxattr(path, name, struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *row) for row in rows))
+
+
 def edit(root: bytes, todo: tuple[str, int, tuple[str, Any, int], bytes, int]) -> None:
     what, pick, node, name, mode = todo
     found = sorted(os.path.join(folder, each) for folder, folders, files in os.walk(root) for each in [*folders, *files])
@@ -88,17 +108,17 @@ def edit(root: bytes, todo: tuple[str, int, tuple[str, Any, int], bytes, int]) -
     elif what == "write":
         remove(path)
         put(path, node)
-    elif what == "mode" and not os.path.islink(path):
-        os.chmod(path, mode)
-    elif what == "owner" and os.geteuid() == 0:
-        os.lchown(path, pick % 3, pick % 5)
-    elif what == "move":
+    elif what in ("mode", "owner", "attribute", "acl"):
+        dress(path, what, pick, name, mode)
+    elif what in ("link", "move"):
         target = folders[pick % len(folders)] + b"/" + name
-        if not os.path.lexists(target) and not (target + b"/").startswith(path + b"/"):
+        if what == "link" and os.path.isfile(path) and not os.path.islink(path) and not os.path.lexists(target):
+            os.link(path, target)
+        elif what == "move" and not os.path.lexists(target) and not (target + b"/").startswith(path + b"/"):
             os.rename(path, target)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(tree=TREES, edits=EDITS, more=EDITS)
 def test_there_and_back_again(fast_path: Path, place_at: Callable[[Path], Place], tree: Any, edits: Any, more: Any) -> None:
     root = Path(tempfile.mkdtemp(dir=fast_path))
