@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import Any
 
@@ -36,6 +37,16 @@ def children(pid: int) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [{"pid": child, "since": started_at(child)} for child in sorted(found)]
+
+
+def sidekiq_busy(pid: int) -> int | None:
+    """How many tasks a Sidekiq process says in its title that it executes; None while it has not begun, or is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as title:
+            found = re.search(rb"\[(\d+) of \d+ busy\]", title.read())
+    except OSError:
+        return None
+    return int(found.group(1)) if found else None
 
 
 def running_version(pid: int, root: str) -> tuple[str | None, str | None]:
