@@ -22,7 +22,7 @@ STATES = ("running", "starting", "stopping", "stopped", "failed")
 #: Stop signals on which RQ, Celery and Sidekiq finish the task in hand.
 GRACEFUL_SIGNALS = {2: "SIGINT", 15: "SIGTERM"}
 #: The signal on which a framework's worker takes no new task and finishes those it has. RQ and Celery then end by themselves.
-#: Sidekiq does not end, and on SIGTERM would give its tasks only 25 s. Source: tests/managers/test_frameworks.py tries each.
+#: Sidekiq does not end, and on SIGTERM would give its tasks only 25 s. Source: tests/contract/test_quiet_signal.py tries each.
 QUIET_SIGNALS = {"rq": "TERM", "celery": "TERM", "sidekiq": "TSTP"}
 
 
@@ -251,7 +251,7 @@ class WorkerManager(ABC):
         )
 
     def _tasks_in_hand(self, worker: WorkerProcess) -> int | None:
-        """How many tasks a worker with a process has in hand; None when it has not begun to take any."""
+        """How many tasks a quieted worker with a process has in hand; None when it has not begun to take any."""
         if self.settings.framework == "sidekiq":
             return process.sidekiq_busy(worker.pid or 0)
         # It ends by itself when it has none.

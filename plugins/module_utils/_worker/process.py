@@ -40,13 +40,19 @@ def children(pid: int) -> list[dict[str, Any]]:
 
 
 def sidekiq_busy(pid: int) -> int | None:
-    """How many tasks a Sidekiq process says in its title that it executes; None while it has not begun, or is gone."""
+    """How many tasks a quieted Sidekiq process says in its title that it executes; None before it has begun, or when it is gone.
+
+    It renews its title every few seconds: before it says there that it is stopping, its count is older than the quiet, and is at
+    least 1 here.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as title:
-            found = re.search(rb"\[(\d+) of \d+ busy\]", title.read())
+            found = re.search(rb"\[(\d+) of \d+ busy\]( stopping)?", title.read())
     except OSError:
         return None
-    return int(found.group(1)) if found else None
+    if not found:
+        return None
+    return int(found.group(1)) if found.group(2) else max(1, int(found.group(1)))
 
 
 def running_version(pid: int, root: str) -> tuple[str | None, str | None]:

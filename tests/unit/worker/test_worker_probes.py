@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import OutOfTime, Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._worker import process
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import WorkerProcess, WorkerSettings
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.health import wait_healthy
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.probes import HttpProbe, TcpProbe, longest_hold, read_probes
@@ -170,3 +172,43 @@ def test_signals_that_cannot_quiet_are_refused(worker: dict[str, Any], option: s
 def test_signal_that_quiets(worker: dict[str, Any], name: str | None) -> None:
     found = open_manager({"manager": "supervisor", "unit": "mailer", "root": "/opt/mailer", **worker}).settings.quiet_by()
     assert (found.name if found else None) == name
+
+
+class Quieted(Steady):
+    """One worker of Sidekiq that is told things, and ends when it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(WorkerSettings("supervisor", "mailer", "/opt/mailer", framework="sidekiq"))
+        self.told: list[str] = []
+
+    def workers(self) -> list[WorkerProcess]:
+        return [WorkerProcess("mailer", 1, "stopped" if "stop" in self.told else "running", version="1.0")]
+
+    def _signal(self, _worker: WorkerProcess, number: signal.Signals) -> None:
+        self.told.append(number.name)
+
+    def _begin_stop(self) -> None:
+        self.told.append("stop")
+
+
+def test_sidekiq_is_stopped_only_when_it_has_nothing_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy: list[int | None] = [1, 1, 1, 0]
+    monkeypatch.setattr(process, "sidekiq_busy", lambda _pid: busy.pop(0) if len(busy) > 1 else busy[0])
+    manager = Quieted()
+    manager.quiet()
+    manager.wait_stopped(5)
+    assert (manager.told, busy) == (["SIGTSTP", "stop"], [0])
+    # It does not end by itself: with a task that outlasts the time it is not stopped, and nobody says that it will end.
+    busy[:] = [3]
+    manager = Quieted()
+    manager.quiet()
+    with pytest.raises(OutOfTime) as late:
+        manager.wait_stopped(0.2)
+    assert manager.told == ["SIGTSTP"]
+    assert late.value.still_true == "They take no new task"
+    # One that has not begun has no handler for the signal, which would only freeze it.
+    busy[:] = [None]
+    manager = Quieted()
+    manager.quiet()
+    manager.wait_stopped(1)
+    assert manager.told == ["stop"]
