@@ -28,6 +28,11 @@ def main(arguments: list[str]) -> int:
     if subprocess.run([str(ROOT / "scripts" / "engine.sh")], cwd=ROOT, check=False).returncode:
         record.add(False, "managers: no container engine")
         return record.close()
+    build = ["docker", "build", "--quiet", "--network=host", "--build-arg=http_proxy", "--build-arg=https_proxy", "--build-arg=no_proxy"]
+    build += ["--target=init", f"--tag={IMAGE}", str(ROOT / "molecule" / "shared" / "image")]
+    if subprocess.run(build, env=environment(DOCKER_BUILDKIT="0"), stdout=subprocess.DEVNULL, check=False).returncode:
+        record.add(False, f"managers: the image {IMAGE} could not be built")
+        return record.close()
     folder = BUILD / "managers"
     folder.mkdir(parents=True, exist_ok=True)
     given = arguments or ["tests/managers"]
@@ -45,10 +50,6 @@ def main(arguments: list[str]) -> int:
 
 def in_container(report: Path) -> int:
     """Run the contract over systemd in a container that is removed afterwards; pytest's exit code."""
-    build = ["docker", "build", "--quiet", "--network=host", "--build-arg=http_proxy", "--build-arg=https_proxy", "--build-arg=no_proxy"]
-    build += ["--target=init", f"--tag={IMAGE}", str(ROOT / "molecule" / "shared" / "image")]
-    if subprocess.run(build, env=environment(DOCKER_BUILDKIT="0"), stdout=subprocess.DEVNULL, check=False).returncode:
-        return -1
     name = f"queueops-managers-{uuid.uuid4().hex[:8]}"
     packages = sysconfig.get_path("purelib")
     mounts = [f"--volume={ROOT}:/src:ro", f"--volume={packages}:/packages:ro", f"--volume={report.parent}:/report"]
