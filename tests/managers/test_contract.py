@@ -269,6 +269,22 @@ def never_runs(bench: Bench, version: str, seconds: float = 3.0) -> None:
     assert guard.entry(str(bench.root), version) is not None
 
 
+def test_quarantine_needs_the_unit_and_nothing_else(bench: Bench) -> None:
+    bench.go("active", "1.0")
+    # The kill limit would be refused by a switch, and is no reason to let a bad version start.
+    bench.limit(9)
+    assert quarantine(bench.worker, "2.0", "it is bad", None, check_mode=False).changed is True
+    before = bench.everything()
+    for check_mode in (True, False):
+        with pytest.raises(NotFound) as missing:
+            quarantine(dict(bench.worker, unit=bench.worker["unit"].replace("mailer", "other")), "2.0", "worse", None, check_mode)
+        assert missing.value.option == "worker.unit"
+        with pytest.raises(Refused) as refused:
+            quarantine(bench.worker, "../x", "it is bad", None, check_mode)
+        assert refused.value.option == "version"
+    assert bench.everything() == before
+
+
 def test_quarantine_of_a_running_version_says_who_runs_it(bench: Bench) -> None:
     bench.go("active", "1.0")
     done = quarantine(bench.worker, "1.0", "it is bad", None, check_mode=False)

@@ -147,8 +147,21 @@ def test_version_that_is_no_image_cannot_be_started(host: DockerBench) -> None:
     (host.folder / "code" / "run").touch()
     listing = f"f {hashlib.sha256(b'').hexdigest()}  ./run\n"
     checksum = "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
+    for state, manager in (("active", host.worker), ("present", host.worker)):
+        with pytest.raises(Refused, match="no container image") as refused:
+            ensure(manager, Wanted(state, "1.0", str(host.folder / "code"), checksum), False)
+        assert refused.value.option == "artifact"
+    assert not host.root.exists()
+    # Nor can an image be run by another manager.
+    before = images(host)
+    other = dict(host.worker, manager="supervisor", server=None)
+    with pytest.raises(Refused, match="a container image, which supervisor cannot run"):
+        ensure(other, Wanted("present", "1.0", *host.artifact("1.0", WORKER)), False)
+    assert images(host) - before == {f"{host.label}:1.0"}
+    # One that is there already, as prepared by a release.
+    VersionStore(str(host.root)).prepare("2.0", str(host.folder / "code"), checksum)
     with pytest.raises(Refused, match="no container image"):
-        ensure(host.worker, Wanted("active", "1.0", str(host.folder / "code"), checksum), False)
+        ensure(host.worker, Wanted("active", "2.0"), False)
     assert host.running() == []
 
 

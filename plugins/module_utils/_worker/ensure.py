@@ -12,10 +12,10 @@ from typing import Any, Collection
 from .._errors import FleetError, OutOfTime, Refused
 from . import guard
 from .api import WorkerManager, WorkerProcess
-from .artifact import Tools
+from .artifact import IMAGE, Tools
 from .health import wait_healthy
 from .registry import open_manager
-from .versions import VersionStore
+from .versions import VersionStore, check_name
 
 #: What may become of tasks that still execute when the time is up. Only the first is the worker's; who does the others.
 IN_FLIGHT = {"finish": None, "requeue": "queue_drain", "fail": "queue_drain", "dead_letter": "queue_drain"}
@@ -81,6 +81,8 @@ def ensure(worker: dict[str, Any], wanted: Wanted, check_mode: bool) -> Ensured:
     _refuse(wanted)
     if wanted.state != "present":
         manager.validate()
+    if wanted.state != "stopped":
+        _refuse_kind(manager, store, wanted)
     if wanted.state == "active":
         guard.refuse_quarantined(store.root, str(wanted.version))
     previous = store.current()
@@ -117,6 +119,21 @@ def _refuse(wanted: Wanted) -> None:
             f"What becomes of tasks in flight by in_flight={wanted.in_flight} is the queue's business, not the service manager's",
             option="in_flight",
             next_step=f"Use queueops.fleet.{doer} with in_flight={wanted.in_flight} after the workers were quieted",
+        )
+
+
+def _refuse_kind(manager: WorkerManager, store: VersionStore, wanted: Wanted) -> None:
+    """Containers run images and nothing else does; what is neither there nor given is refused by the store."""
+    check_name(str(wanted.version))
+    marker = store.marker(str(wanted.version))
+    if marker is None and not wanted.artifact:
+        return
+    is_image = marker.get("kind") == "image" if marker else str(wanted.artifact).startswith(IMAGE)
+    if is_image != (manager.settings.manager == "docker"):
+        raise Refused(
+            f"Version {wanted.version} is {'a' if is_image else 'no'} container image, which {manager.settings.manager} cannot run",
+            option="artifact",
+            next_step=f"Give an artifact {'that is none' if is_image else 'image:REFERENCE or image:/path/to.tar'}",
         )
 
 

@@ -9,8 +9,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._errors import MissingLibrary, NotFound, Refused
 from . import guard
-from .api import WorkerProcess
+from .api import WorkerManager, WorkerProcess
 from .ensure import open_store
 from .registry import open_manager
 from .versions import check_name
@@ -42,7 +43,7 @@ def quarantine(worker: dict[str, Any], version: str, why: str, by: str | None, c
     check_name(version)
     manager = open_manager(worker)
     root = open_store(worker).root
-    manager.validate()
+    _require_unit(manager)
     manager.check_guard()
     old = guard.entry(root, version)
     kept = old is not None and old.holds and old.why == why
@@ -55,6 +56,15 @@ def quarantine(worker: dict[str, Any], version: str, why: str, by: str | None, c
         entry = guard.entry(root, version) or entry
     running = [one for one in manager.workers() if not one.ended and one.version == version]
     return Quarantined(changed, entry, running, _line(version, old), _line(version, entry))
+
+
+def _require_unit(manager: WorkerManager) -> None:
+    """Refuse a unit that is not there. One that could not be switched, as its kill limit is too short, can be guarded all the same."""
+    try:
+        manager.validate()
+    except Refused as unfit:
+        if isinstance(unfit, (NotFound, MissingLibrary)) and unfit.option != "worker.health.command":
+            raise
 
 
 def end_quarantine(worker: dict[str, Any], version: str, check_mode: bool) -> Quarantined:
