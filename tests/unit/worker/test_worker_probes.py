@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ from ansible_collections.queueops.fleet.plugins.module_utils._worker.health impo
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.probes import HttpProbe, TcpProbe, longest_hold, read_probes
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.registry import open_manager
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.supervisor import Supervisor
+
+from tests.unit.conftest import wait_for
 
 
 class Steady(Supervisor):
@@ -212,3 +216,23 @@ def test_sidekiq_is_stopped_only_when_it_has_nothing_in_hand(monkeypatch: pytest
     manager.quiet()
     manager.wait_stopped(1)
     assert manager.told == ["stop"]
+
+
+@pytest.mark.parametrize(
+    ("title", "busy"),
+    [
+        ("sidekiq 6.4.1 app [0 of 5 busy]", 1),
+        ("sidekiq 6.4.1 app [3 of 5 busy]", 3),
+        ("sidekiq 6.4.1 app [2 of 5 busy] stopping", 2),
+        ("sidekiq 6.4.1 app [0 of 5 busy] stopping", 0),
+        ("ruby /usr/bin/sidekiq", None),
+    ],
+)
+def test_sidekiqs_title_counts_only_when_it_is_of_after_the_quiet(title: str, busy: int | None) -> None:
+    with subprocess.Popen([title, "60"], executable="/bin/sleep") as child:
+        try:
+            wait_for(lambda: b"60" in Path(f"/proc/{child.pid}/cmdline").read_bytes(), what="the process")
+            assert process.sidekiq_busy(child.pid) == busy
+        finally:
+            child.kill()
+    assert process.sidekiq_busy(child.pid) is None
