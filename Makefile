@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit contract contract-sample molecule bench bench-queues requirements clean
+.PHONY: help drill test lint unit contract contract-sample managers molecule bench bench-queues requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,9 +20,9 @@ drill: $(LINK) ## rehearse a rollback on this machine: real Redis, real workers,
 	@scripts/venv.sh drill
 	@exec .venv/drill/bin/python scripts/drill.py --release "$(RELEASE)"
 
-test: $(LINK) ## everything CI checks: lint, unit, a sample of the contract, molecule
+test: $(LINK) ## everything CI checks: lint, unit, a sample of the contract, service managers, molecule
 	@scripts/venv.sh test
-	@exec .venv/test/bin/python scripts/stages.py lint unit contract-sample molecule
+	@exec .venv/test/bin/python scripts/stages.py lint unit contract-sample managers molecule
 
 lint: $(LINK) ## ansible-lint, ruff, mypy, yamllint, import-linter, ansible-test sanity
 	@scripts/venv.sh test
@@ -39,6 +39,10 @@ contract: $(LINK) ## every queue system on every version of its server, with rea
 contract-sample: $(LINK) ## a sample of the same, on one version of each server
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/contract.py --sample $(ARGS)
+
+managers: $(LINK) ## the contract of the service managers on real ones; needs Docker Engine
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/managers.py $(ARGS)
 
 molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8); needs Docker Engine
 	@scripts/venv.sh test

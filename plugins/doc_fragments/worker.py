@@ -22,14 +22,16 @@ options:
           - The service manager that runs the workers.
         type: str
         required: true
-        choices: [supervisor, systemd]
+        choices: [docker, supervisor, systemd]
       unit:
         description:
           - With V(systemd) the service unit. A template unit such as V(mailer@.service) runs O(worker.instances) workers,
             numbered from 1.
           - With V(supervisor) the program group. A section C([program:mailer]) is the group V(mailer), too.
-          - The unit has to start the worker with the link C(current) in O(worker.root) as its working folder, or with an executable
-            below it, because the running version is read from those of the process. Where neither is possible, set the variable
+          - With V(docker) the value of the label C(queueops.unit), which O(worker.definition) has to give its containers. The version of
+            a worker is told by the image that its container runs.
+          - Otherwise the unit has to start the worker with the link C(current) in O(worker.root) as its working folder, or with an
+            executable below it, because the running version is read from those of the process. Where neither is possible, set the variable
             E(QUEUEOPS_VERSION) for the process.
         type: str
         required: true
@@ -41,16 +43,17 @@ options:
         required: true
       instances:
         description:
-          - How many workers of a template unit run on this host. Workers that run besides them are stopped by a switch.
-          - Only with O(worker.manager=systemd). A program group of supervisor has its own C(numprocs).
+          - How many workers of a template unit, or containers, run on this host. Workers that run besides them are stopped by a switch.
+          - Not with O(worker.manager=supervisor). A program group has its own C(numprocs).
         type: int
         default: 1
       server:
         description:
-          - Where supervisor on this host answers, as V(unix:///path/to/socket) or V(http://user@localhost:9001).
-          - Only with O(worker.manager=supervisor).
+          - Where supervisor on this host answers, as V(unix:///path/to/socket) or V(http://user@localhost:9001). Default is
+            V(unix:///run/supervisor.sock).
+          - Where Docker Engine on this host answers, as V(unix:///path/to/socket). Default is V(unix:///var/run/docker.sock).
+          - Only with O(worker.manager=supervisor) and O(worker.manager=docker).
         type: str
-        default: unix:///run/supervisor.sock
       server_username:
         description:
           - User name for O(worker.server), if it asks for one.
@@ -59,6 +62,25 @@ options:
         description:
           - Password for O(worker.server), if it asks for one.
         type: str
+      definition:
+        description:
+          - File on the host with the definition of a container, which is to containers what a unit file is to systemd. It is the
+            body of a container in JSON, as Docker Engine's API takes it to create one (C(POST /containers/create)), without C(Image).
+            It may be one of the config files of a release.
+          - Its C(Labels) have to hold C(queueops.unit) with O(worker.unit), and its restart policy has to be C(unless-stopped) or
+            C(on-failure). C(StopTimeout) is the kill limit. It says what C(docker stop) and the host's shutdown grant. A switch
+            itself sends C(StopSignal) and never kills.
+          - Each start makes new containers named C(<unit>-<version>-<number>). Those that ended stay until their version is dropped.
+            The variables E(QUEUEOPS_VERSION) and E(QUEUEOPS_INSTANCE) are set in them.
+          - A container begins with the check of the quarantine, which needs C(/bin/sh) in the image. The label
+            C(queueops.guard) with the value C(none) leaves it out, and then no version can be quarantined.
+          - Required with O(worker.manager=docker), and only used with it.
+        type: path
+      python:
+        description:
+          - Absolute path of the interpreter that the virtual environment of a version is made with, see the artifacts that begin with
+            C(pip:). Default is the one that runs the module.
+        type: path
       owner:
         description:
           - User, by name or number, that unpacked files belong to. By default the user that the module runs as.
@@ -75,10 +97,25 @@ options:
             supervisor. As supervisor does not tell C(stopasgroup), C(killasgroup=true), which it implies, is refused in its place.
         type: bool
         default: true
+      framework:
+        description:
+          - What the workers are made with, for the signal that quiets one. On it a worker takes no new task and finishes those it has.
+          - Workers of RQ and of Celery get C(TERM) from their service manager, and end when they have finished. A worker of Sidekiq
+            gets C(TSTP), and is stopped when it says in its process title that it executes nothing. On C(TERM) alone it would put
+            tasks back that take longer than its own time limit.
+          - Without it, a worker is stopped by its service manager and has to finish what it has before it ends.
+        type: str
+        choices: [celery, rq, sidekiq]
+      quiet_signal:
+        description:
+          - Name of the signal that quiets a worker, such as V(USR1), if it is not that of O(worker.framework).
+          - Unless it is a worker of Sidekiq, it has to end by itself after this signal, with exit code 0, when it has finished.
+        type: str
       drain_timeout:
         description:
           - Seconds to wait for executing tasks after the workers were asked to stop.
-          - Refused when the service manager would kill a worker earlier (C(TimeoutStopSec) of systemd, C(stopwaitsecs) of supervisor).
+          - Refused when the service manager would kill a worker earlier (C(TimeoutStopSec) of systemd, C(stopwaitsecs) of supervisor,
+            C(StopTimeout) of docker).
         type: float
         default: 60.0
       start_timeout:
@@ -103,4 +140,43 @@ options:
             type: list
             elements: str
             default: []
+          tcp:
+            description:
+              - Ports that have to accept connections, each without a break for its own time. They are asked while the workers are
+                watched, so that the times do not add up.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              host:
+                description: Name or address, as seen from this host.
+                type: str
+                default: 127.0.0.1
+              port:
+                description: Number of the port.
+                type: int
+                required: true
+              hold:
+                description: Seconds for which it has to accept connections.
+                type: float
+                default: 0.0
+          http:
+            description:
+              - URLs that have to answer, each without a break for its own time. Redirects are not followed, and no proxy is used.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              url:
+                description: The URL, with C(http) or C(https), as seen from this host. It may hold no user name and no password.
+                type: str
+                required: true
+              status:
+                description: The status that it has to answer with.
+                type: int
+                default: 200
+              hold:
+                description: Seconds for which it has to answer so.
+                type: float
+                default: 0.0
 """

@@ -10,8 +10,8 @@ module: worker_version_info
 short_description: Show the versions of the workers on one host, and which of them really run
 version_added: 0.1.0
 description:
-  - Lists the versions that are unpacked, the one that the link C(current) names, and each worker with the version that its running
-    process has.
+  - Lists the versions that are there, the one that the link C(current) names, those that are quarantined, and each worker with the
+    version that its running process has.
   - Changes nothing.
 author:
   - The queueops.fleet contributors (@queueops)
@@ -62,19 +62,61 @@ versions:
       description: When it was unpacked, in UTC. Null when it is unfinished.
       type: str
     checksum:
-      description: Checksum of the artifact that it was unpacked from. Null when it is unfinished.
+      description: Checksum of the artifact that it was made from. Null when it is unfinished.
       type: str
+    kind:
+      description: Kind of that artifact. One of V(tar), V(folder), V(pip), V(image). Null when it is unfinished.
+      type: str
+    quarantined:
+      description: Whether it is kept from starting.
+      type: bool
   sample:
     - version: 1.0.0
       live: true
       unfinished: false
       unpacked_at: "2026-01-01T00:00:00.000Z"
       checksum: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+      kind: tar
+      quarantined: false
 current:
   description: The version that the link C(current) names, which is what would be started next. Null without a link.
   returned: success
   type: str
   sample: 1.0.0
+previous:
+  description: The version that the link named before it was switched last. Null if there was none.
+  returned: success
+  type: str
+  sample: 0.9.0
+quarantined:
+  description:
+    - The versions that cannot start on this host, also those that are not unpacked.
+    - One with a time in the future can start until then.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: The version.
+      type: str
+    why:
+      description: The reason that was given.
+      type: str
+    since:
+      description: From when on it cannot start, seconds since 1970.
+      type: float
+    by:
+      description: Id of the operation that quarantined it. Null if none did.
+      type: str
+  sample:
+    - version: 1.1.0
+      why: Sends each mail twice
+      since: 1767225600.0
+      by: null
+guarded:
+  description: Whether the service manager runs the check of the quarantine before each start. Without it no version can be quarantined.
+  returned: success
+  type: bool
 workers:
   description: The workers on this host.
   returned: success

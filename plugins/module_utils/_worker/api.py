@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
@@ -14,11 +15,15 @@ from typing import Any, Callable, Iterator
 
 from .._errors import FleetError, NotFound, OutOfTime, Refused
 from . import process
+from .probes import read_probes
 
 #: The states of a worker as a manager sees it. `failed` and `stopped` have no process; `stopping` finishes its task.
 STATES = ("running", "starting", "stopping", "stopped", "failed")
 #: Stop signals on which RQ, Celery and Sidekiq finish the task in hand.
 GRACEFUL_SIGNALS = {2: "SIGINT", 15: "SIGTERM"}
+#: The signal on which a framework's worker takes no new task and finishes those it has. RQ and Celery then end by themselves.
+#: Sidekiq does not end, and on SIGTERM would give its tasks only 25 s. Source: tests/contract/test_quiet_signal.py tries each.
+QUIET_SIGNALS = {"rq": "TERM", "celery": "TERM", "sidekiq": "TSTP"}
 
 
 @dataclass(frozen=True)
@@ -26,25 +31,34 @@ class WorkerSettings:
     """The `worker` part of the fleet specification, with its defaults. Times are seconds.
 
     :ivar manager: name of the service manager (a key of :data:`registry.MANAGERS`).
-    :ivar unit: systemd: (template) unit; supervisor: program group.
+    :ivar unit: systemd: (template) unit; supervisor: program group; docker: value of the containers' label.
     :ivar root: folder that has `versions/` and the `current` link.
+    :ivar server: where supervisor or Docker Engine answers; None: at its usual place.
+    :ivar definition: docker: file with the body of a container.
+    :ivar python: interpreter that virtual environments are made with.
     :ivar forks: whether a worker executes its tasks in child processes (RQ, Celery prefork).
+    :ivar framework: a key of :data:`QUIET_SIGNALS`, or None.
+    :ivar quiet_signal: what quiets a worker, in place of its framework's signal.
+    :ivar health: as :func:`health.wait_healthy` takes it.
     """
 
     manager: str
     unit: str
     root: str
     instances: int = 1
-    server: str = "unix:///run/supervisor.sock"
+    server: str | None = None
     server_username: str | None = None
     server_password: str | None = field(default=None, repr=False)
     owner: str | None = None
     group: str | None = None
+    definition: str | None = None
+    python: str | None = None
     forks: bool = True
+    framework: str | None = None
+    quiet_signal: str | None = None
     drain_timeout: float = 60.0
     start_timeout: float = 30.0
-    health_hold: float = 2.0
-    health_command: tuple[str, ...] = ()
+    health: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> WorkerSettings:
@@ -55,13 +69,7 @@ class WorkerSettings:
         missing = [name for name in ("manager", "unit", "root") if not options.get(name)]
         if missing:
             raise Refused(f"The worker's description lacks {', '.join(missing)}", option=f"worker.{missing[0]}", next_step="Set it")
-        health = options.get("health") or {}
-        given = {name: options[name] for name in cls.__dataclass_fields__ if options.get(name) is not None}
-        if health.get("hold") is not None:
-            given["health_hold"] = health["hold"]
-        if health.get("command") is not None:
-            given["health_command"] = tuple(str(part) for part in health["command"])
-        settings = cls(**given)
+        settings = cls(**{name: options[name] for name in cls.__dataclass_fields__ if options.get(name) is not None})
         settings._check()
         return settings
 
@@ -78,10 +86,34 @@ class WorkerSettings:
         for name, value in (
             ("drain_timeout", self.drain_timeout),
             ("start_timeout", self.start_timeout),
-            ("health.hold", self.health_hold),
+            ("health.hold", self.health.get("hold") or 0),
         ):
             if value < 0:
                 raise Refused(f"{value} is not a number of seconds to wait", option=f"worker.{name}", next_step="Give 0 or more")
+        read_probes(self.health)
+        self.quiet_by()
+
+    def quiet_by(self) -> signal.Signals | None:
+        """The signal that quiets a worker, where that is not the manager's own stop; None where it is.
+
+        :raises Refused: there is no such signal, or framework, or a worker does not survive it.
+        """
+        if self.framework is not None and self.framework not in QUIET_SIGNALS:
+            raise Refused(
+                f"The quiet signal of {self.framework!r} is not known; known are: {', '.join(sorted(QUIET_SIGNALS))}",
+                option="worker.framework",
+                next_step="Leave it out, and set worker.quiet_signal",
+            )
+        name = self.quiet_signal or QUIET_SIGNALS.get(self.framework or "", "TERM")
+        name = name.upper() if name.upper().startswith("SIG") else "SIG" + name.upper()
+        found = signal.Signals.__members__.get(name)
+        if found is None or found in (signal.SIGKILL, signal.SIGSTOP):
+            raise Refused(
+                f"{self.quiet_signal!r} is not a signal that a worker can act on",
+                option="worker.quiet_signal",
+                next_step="Name the one on which it takes no new task, such as TERM",
+            )
+        return None if found is signal.SIGTERM else found
 
 
 @dataclass(frozen=True)
@@ -136,9 +168,42 @@ class WorkerManager(ABC):
     def workers(self) -> list[WorkerProcess]:
         """All instances, and other live instances of the same unit, as they are now."""
 
-    @abstractmethod
     def quiet(self) -> None:
-        """Let all workers, also the extra ones, finish what they have and end; returns at once. The manager does not restart them."""
+        """Let all workers, also the extra ones, take no new task and finish what they have; returns at once.
+
+        :meth:`wait_stopped` lets them end.
+        """
+        by = self.settings.quiet_by()
+        if by is None:
+            self._begin_stop()
+            return
+        for worker in self.workers():
+            # A worker that has not begun has no task, and no handler for the signal either.
+            if worker.pid and self._tasks_in_hand(worker) is not None:
+                self._signal(worker, by)
+
+    @abstractmethod
+    def _begin_stop(self) -> None:
+        """Ask all workers, also the extra ones, to finish what they have and end; does not wait. The manager does not restart them."""
+
+    @abstractmethod
+    def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
+        """Send a signal to the worker's main process alone; nothing happens if it has just ended."""
+
+    @abstractmethod
+    def guarded(self) -> bool:
+        """Whether the manager runs the check of the quarantine before each start, also one by hand or after a reboot. Reads only."""
+
+    @abstractmethod
+    def check_guard(self) -> None:
+        """Refuse where only the operator can let the manager run that check. Reads only.
+
+        :raises Refused: says what the operator has to do.
+        """
+
+    @abstractmethod
+    def guard(self) -> None:
+        """Let the manager run that check from now on; refuses as :meth:`check_guard`."""
 
     @abstractmethod
     def reload(self) -> bool:
@@ -160,24 +225,37 @@ class WorkerManager(ABC):
     queues_starts = False
 
     def wait_stopped(self, timeout: float) -> None:
-        """Wait until no worker has a process any more.
+        """Wait until no worker has a process any more. Call :meth:`quiet` before.
 
         :raises OutOfTime: `timeout` seconds were up first. `details` has `executing` (a list of name, pid, since and
             children: the processes in which it executes tasks) and `waited_s`. The workers go on finishing their tasks.
         """
         begun = time.monotonic()
         left: list[WorkerProcess] = []
+        # Quieted by a signal of its own, a worker may need to be told to end when it has nothing left to do.
+        to_end = self.settings.quiet_by() is not None
         for _look in polls(timeout):
             left = [worker for worker in self.workers() if not worker.ended]
+            if to_end and all(self._tasks_in_hand(worker) in (0, None) for worker in left):
+                self._begin_stop()
+                to_end = False
+                continue
             if not left:
                 return
         raise OutOfTime(
             f"{len(left)} worker(s) of {self.settings.unit} still executing after {timeout:g} s: {', '.join(map(_in_words, left))}",
             option="worker.drain_timeout",
-            still_true="They take no new task and end when they have finished the one in hand",
+            still_true="They take no new task" + ("" if to_end else " and end when they have finished the one in hand"),
             next_step="Raise drain_timeout to the length of the longest task, or run again when they have ended",
             details={"executing": [executing(worker) for worker in left], "waited_s": round(time.monotonic() - begun, 1)},
         )
+
+    def _tasks_in_hand(self, worker: WorkerProcess) -> int | None:
+        """How many tasks a quieted worker with a process has in hand; None when it has not begun to take any."""
+        if self.settings.framework == "sidekiq":
+            return process.sidekiq_busy(worker.pid or 0)
+        # It ends by itself when it has none.
+        return 1
 
     def start(self) -> None:
         """Start all instances and wait until the manager calls them running (`start_timeout`, apart from any stop still under way).
@@ -250,7 +328,7 @@ class WorkerManager(ABC):
             )
 
     def _check_health_command(self) -> None:
-        command = self.settings.health_command
+        command = [str(part) for part in self.settings.health.get("command") or []]
         if not command:
             return
         program, root = command[0], self.settings.root.rstrip("/") + "/"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Health after a start: every worker runs the wanted version and goes on doing so, and the operator's command agrees."""
+"""Health after a start: every worker runs the wanted version and goes on doing so, and the operator's probes and command agree."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from .._errors import FleetError, NotFound, OutOfTime
 from .api import WorkerManager, WorkerProcess, polls
+from .probes import Probe, read_probes
 from .process import VERSION_VARIABLE
 
 #: Of what a health command says, as much as helps and no more.
@@ -19,17 +20,18 @@ TAIL = 1000
 
 
 def wait_healthy(manager: WorkerManager, version: str | None, health: dict[str, Any], start_timeout: float) -> None:
-    """Wait until all instances have run `version` for `health["hold"]` seconds without a restart, and the command exits 0.
+    """Wait until all instances have run `version` for `health["hold"]` seconds without a restart, and the probes and the command agree.
 
     :param version: the version that has to run; None: whichever.
-    :param health: `hold` (seconds, default 2) and `command` (list of arguments, none by default). The command is run once,
-        without a shell, in `start_timeout` at most, with the version in the variable `QUEUEOPS_VERSION`.
-    :param start_timeout: seconds, besides the hold, that the workers may take.
+    :param health: `hold` (seconds, default 2), `tcp` (a list of `host`, `port`, `hold`) and `http` (a list of `url`, `status`, `hold`),
+        each of which has to answer well for its own hold without a break, and `command` (list of arguments, none by default). The
+        command is run last and once, without a shell, in `start_timeout` at most, with the version in `QUEUEOPS_VERSION`.
+    :param start_timeout: seconds, besides the longest hold, that the workers may take.
     :raises FleetError: a worker failed, or the command did. `details` has `workers` and what to look at (`hints`).
     :raises OutOfTime: not so in time; the same details.
     """
     hold = float(health["hold"]) if health.get("hold") is not None else 2.0
-    pids = _wait_held(manager, version, hold, start_timeout)
+    pids = _wait_held(manager, version, hold, read_probes(health), start_timeout)
     command = [str(part) for part in health.get("command") or []]
     if not command:
         return
@@ -40,22 +42,26 @@ def wait_healthy(manager: WorkerManager, version: str | None, health: dict[str, 
         raise FleetError(f"A worker restarted during the health command: {wrong or 'its pid changed'}", details=_details(manager, workers))
 
 
-def _wait_held(manager: WorkerManager, version: str | None, hold: float, start_timeout: float) -> dict[str, int | None]:
+def _wait_held(
+    manager: WorkerManager, version: str | None, hold: float, probes: list[Probe], start_timeout: float
+) -> dict[str, int | None]:
+    """Look until the workers and each probe were as wanted for long enough, all at once; the pids of the workers."""
     workers: list[WorkerProcess] = []
-    wrong = "none was looked at"
     pids: dict[str, int | None] = {}
-    held_since = time.monotonic()
+    held = [_Held(hold), *(_Held(probe.hold) for probe in probes)]
+    limit = start_timeout + max(condition.hold for condition in held)
     # A short hold is missed by long pauses, so look at least four times in it.
-    longest = min(1.0, max(0.05, hold / 4))
-    for elapsed in polls(start_timeout + hold, longest=longest):
+    longest = min(1.0, max(0.05, min(condition.hold for condition in held) / 4))
+    for elapsed in polls(limit, longest=longest):
         workers = manager.workers()
-        now = time.monotonic()
         wrong = _wrong(workers, version)
-        if wrong or _pids(workers) != pids:
-            if pids and not wrong:
-                wrong = f"it was restarted after {now - held_since:.1f} s"
-            held_since, pids = now, {} if _wrong(workers, version) else _pids(workers)
-        if pids and now - held_since >= hold:
+        if not wrong and pids and _pids(workers) != pids:
+            held[0].note(f"it was restarted after {held[0].seconds():.1f} s")
+        pids = {} if wrong else _pids(workers)
+        held[0].note(wrong)
+        for condition, probe in zip(held[1:], probes):
+            condition.note(probe.wrong())
+        if all(condition.is_met() for condition in held):
             return pids
         failed = [worker for worker in workers if worker.state == "failed" and not worker.extra]
         if failed:
@@ -64,13 +70,36 @@ def _wait_held(manager: WorkerManager, version: str | None, hold: float, start_t
                 next_step=f"See `{manager.hint(failed[0].name)}`",
                 details=_details(manager, workers),
             )
+    unmet = next(condition for condition in held if not condition.is_met())
     raise OutOfTime(
-        f"The workers of {manager.settings.unit} were not healthy for {hold:g} s within {start_timeout + hold:g} s: "
-        f"{wrong or 'restarted meanwhile'}",
+        f"The workers of {manager.settings.unit} were not healthy for {unmet.hold:g} s within {limit:g} s: "
+        f"{unmet.why or 'restarted meanwhile'}",
         option="worker.start_timeout",
         next_step=f"See `{manager.hint(_first_wrong(workers, version))}`",
         details=_details(manager, workers),
     )
+
+
+class _Held:
+    """For how long one condition has been as wanted, without a break."""
+
+    def __init__(self, hold: float) -> None:
+        self.hold = hold
+        self.why = "it was not looked at"
+        self._since: float | None = None
+
+    def note(self, wrong: str) -> None:
+        """What a look found wrong; empty for nothing. The last complaint is kept."""
+        if wrong:
+            self.why, self._since = wrong, None
+        elif self._since is None:
+            self._since = time.monotonic()
+
+    def seconds(self) -> float:
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    def is_met(self) -> bool:
+        return self._since is not None and self.seconds() >= self.hold
 
 
 def _wrong(workers: list[WorkerProcess], version: str | None) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import Any
 
@@ -36,6 +37,22 @@ def children(pid: int) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [{"pid": child, "since": started_at(child)} for child in sorted(found)]
+
+
+def sidekiq_busy(pid: int) -> int | None:
+    """How many tasks a quieted Sidekiq process says in its title that it executes; None before it has begun, or when it is gone.
+
+    It renews its title every few seconds: before it says there that it is stopping, its count is older than the quiet, and is at
+    least 1 here.
+    """
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as title:
+            found = re.search(rb"\[(\d+) of \d+ busy\]( stopping)?", title.read())
+    except OSError:
+        return None
+    if not found:
+        return None
+    return int(found.group(1)) if found.group(2) else max(1, int(found.group(1)))
 
 
 def running_version(pid: int, root: str) -> tuple[str | None, str | None]:

@@ -12,6 +12,12 @@ from .api import WorkerManager, WorkerSettings
 
 
 # Imports by statement: Ansible sends a module's host only what it finds imported so.
+def _docker() -> type[WorkerManager]:
+    from .docker import Docker
+
+    return Docker
+
+
 def _supervisor() -> type[WorkerManager]:
     from .supervisor import Supervisor
 
@@ -26,6 +32,7 @@ def _systemd() -> type[WorkerManager]:
 
 #: Name -> what imports and gives its class; imported only when used.
 MANAGERS: dict[str, Callable[[], type[WorkerManager]]] = {
+    "docker": _docker,
     "supervisor": _supervisor,
     "systemd": _systemd,
 }

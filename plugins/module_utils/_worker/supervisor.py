@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import http.client
+import re
+import signal
 import socket
 import xmlrpc.client
 from typing import Any
@@ -14,9 +16,12 @@ from urllib.parse import unquote, urlsplit
 from xml.parsers.expat import ExpatError
 
 from .._errors import FleetError, NotFound, Refused, Unavailable
+from . import guard
 from .api import WorkerManager, WorkerProcess, WorkerSettings, polls
 from .process import running_version, started_at
 
+#: Where supervisord listens by Debian's configuration.
+DEFAULT_ADDRESS = "unix:///run/supervisor.sock"
 #: Seconds after which supervisord, which answers these calls at once, is not answering.
 ANSWER_LIMIT = 20.0
 #: Seconds in which workers that keep ending and starting have to be caught by a stop.
@@ -27,7 +32,7 @@ TURN = 3
 STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL = 0, 10, 20, 30, 40, 100, 200
 STATES = {STOPPED: "stopped", STARTING: "starting", RUNNING: "running", BACKOFF: "starting", STOPPING: "stopping", FATAL: "failed"}
 #: Source: supervisor/xmlrpc.py, Faults.
-SHUTDOWN_STATE, BAD_NAME, STILL_RUNNING, CANT_REREAD, SUCCESS, ALREADY_STARTED = 6, 10, 91, 92, 80, 60
+SHUTDOWN_STATE, BAD_NAME, STILL_RUNNING, CANT_REREAD, SUCCESS, ALREADY_STARTED, NOT_RUNNING = 6, 10, 91, 92, 80, 60, 70
 
 
 class Supervisor(WorkerManager):
@@ -59,7 +64,33 @@ class Supervisor(WorkerManager):
     def workers(self) -> list[WorkerProcess]:
         return [self._worker(process) for process in self._processes()]
 
-    def quiet(self) -> None:
+    def guarded(self) -> bool:
+        return guard.is_installed(self.settings.root) and not self._unchecked()
+
+    def guard(self) -> None:
+        guard.install(self.settings.root)
+        self.check_guard()
+
+    def check_guard(self) -> None:
+        unchecked = self._unchecked()
+        if unchecked:
+            raise Refused(
+                f"supervisor starts {unchecked[0]['name']} of group {self.settings.unit} without the check of the quarantine",
+                option="worker.unit",
+                next_step=f"Put {guard.check_path(self.settings.root)} before its command (command={guard.check_path(self.settings.root)} "
+                f"{unchecked[0]['command']}) and run `supervisorctl update`",
+            )
+
+    def _unchecked(self) -> list[dict[str, Any]]:
+        """The group's programs whose command does not begin with the check."""
+        check = guard.check_path(self.settings.root)
+        group = [program for program in self._call("getAllConfigInfo") if program["group"] == self.settings.unit]
+        return [program for program in group if not re.match(rf"(/bin/sh\s+)?{re.escape(check)}\s", program["command"])]
+
+    def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
+        self._call("signalProcess", worker.name, number.name, tolerate=NOT_RUNNING)
+
+    def _begin_stop(self) -> None:
         # A worker that ended by itself just now is not stopped by the call, and supervisord starts it again at its next turn.
         # So one that has ended counts as quiet when it has been so for longer than a turn takes.
         for _look in polls(QUIET_LIMIT, first=0.01, longest=0.2):
@@ -143,17 +174,19 @@ class Supervisor(WorkerManager):
     def _no_group(self) -> NotFound:
         groups = sorted({str(program["group"]) for program in self._call("getAllConfigInfo")})
         return NotFound(
-            f"supervisor at {_shown(self.settings.server)} knows no program group {self.settings.unit!r}; "
+            f"supervisor at {_shown(_address(self.settings))} knows no program group {self.settings.unit!r}; "
             f"there are: {', '.join(groups) or 'none'}",
             option="worker.unit",
             next_step="Name one of these, or add the group and run `supervisorctl reread`",
         )
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        where = f"supervisor at {_shown(self.settings.server)}"
+    def _call(self, method: str, *arguments: Any, tolerate: int | None = None) -> Any:
+        where = f"supervisor at {_shown(_address(self.settings))}"
         try:
             return getattr(self._server.supervisor, method)(*arguments)
         except xmlrpc.client.Fault as fault:
+            if fault.faultCode == tolerate:
+                return None
             raise self._explained(where, method, fault) from None
         except xmlrpc.client.ProtocolError as error:
             if error.errcode in (401, 403):
@@ -222,9 +255,13 @@ class _Transport(xmlrpc.client.Transport):
             connection.putheader("Authorization", self._authorization)
 
 
+def _address(settings: WorkerSettings) -> str:
+    return settings.server or DEFAULT_ADDRESS
+
+
 def _connect(settings: WorkerSettings) -> Any:
     """A lazy connection; nothing is contacted yet."""
-    url = urlsplit(settings.server)
+    url = urlsplit(_address(settings))
     username = settings.server_username or (unquote(url.username) if url.username else None)
     if url.password:
         raise Refused(
@@ -239,7 +276,7 @@ def _connect(settings: WorkerSettings) -> Any:
         address = f"http://{url.netloc.rpartition('@')[2]}/RPC2"
         return xmlrpc.client.ServerProxy(address, transport=_Transport(None, username, settings.server_password))
     raise Refused(
-        f"{_shown(settings.server)!r} is not an address of supervisor",
+        f"{_shown(_address(settings))!r} is not an address of supervisor",
         option="worker.server",
         next_step="Give unix:///path/to/supervisor.sock or http://user@localhost:9001",
     )

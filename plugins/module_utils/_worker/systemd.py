@@ -5,17 +5,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 from typing import Any
 
 from .._errors import FleetError, MissingLibrary, NotFound, Refused, Unavailable
+from .._files import write_atomic
+from . import guard
 from .api import WorkerManager, WorkerProcess, WorkerSettings
 from .process import running_version, started_at
 
 #: Seconds after which `systemctl`, which only asks PID 1, is not answering. Source: DefaultTimeout of D-Bus calls is 25 s.
 ANSWER_LIMIT = 40
+#: Where an administrator's units and their drop-ins are. Source: systemd.unit(5).
+UNITS = "/etc/systemd/system"
 PROPERTIES = (
     "Id",
     "LoadState",
@@ -100,11 +106,58 @@ class Systemd(WorkerManager):
         found = [self._worker(shown) for shown in self._show(self._units + ([self._others] if self._others else []))]
         return [worker for worker in found if not (worker.extra and worker.ended)]
 
-    def quiet(self) -> None:
+    def guarded(self) -> bool:
+        return guard.is_installed(self.settings.root) and self._drop_in() == self._guard_text()
+
+    def check_guard(self) -> None:
+        # The unit's file may be anywhere; its drop-ins are an administrator's.
+        if self._drop_in() != self._guard_text() and not os.access(UNITS, os.W_OK):
+            raise self._unguardable("no permission to write there")
+
+    def guard(self) -> None:
+        guard.install(self.settings.root)
+        if self._drop_in() == self._guard_text():
+            return
+        try:
+            os.makedirs(os.path.dirname(self._drop_in_path), mode=0o755, exist_ok=True)
+            write_atomic(self._drop_in_path, self._guard_text().encode(), 0o644)
+        except OSError as error:
+            raise self._unguardable(str(error.strerror)) from None
+        self._run("daemon-reload")
+
+    def _unguardable(self, why: str) -> Refused:
+        return Refused(
+            f"The check of the quarantine cannot be put into {self._drop_in_path}: {why}",
+            option="worker.unit",
+            next_step="Run with become, or ship that file with the unit: a section [Service] with "
+            f"ExecCondition=+/bin/sh {guard.check_path(self.settings.root)}",
+        )
+
+    @property
+    def _drop_in_path(self) -> str:
+        return os.path.join(UNITS, (self._others or self._units[0]).replace("*", "") + ".d", "queueops-fleet.conf")
+
+    def _drop_in(self) -> str:
+        try:
+            with open(self._drop_in_path, encoding="utf-8") as stream:
+                return stream.read()
+        except OSError:
+            return ""
+
+    def _guard_text(self) -> str:
+        return guard_text(self.settings.root, self._run("--version"))
+
+    def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
+        self._run("kill", "--kill-who=main", f"--signal={number.name}", worker.name, tolerate="No main process to kill")
+
+    def _begin_stop(self) -> None:
         units = sorted(set(self._units) | {worker.name for worker in self.workers()})
         self._run("stop", "--no-block", *units)
 
     def reload(self) -> bool:
+        # Units that are made elsewhere start without the check, and a quarantine is refused there.
+        with contextlib.suppress(Refused):
+            self.guard()
         needed = any(shown["NeedDaemonReload"] == "yes" for shown in self._show(self._units))
         if needed:
             self._run("daemon-reload")
@@ -174,6 +227,17 @@ def _problem(verb: str, unit: str, said: str) -> FleetError:
     if re.search("Access denied|authentication required|Permission denied", said, re.IGNORECASE):
         return Refused(what, next_step="Run with become, as root")
     return FleetError(what, next_step=f"See `systemctl status {unit}` and `journalctl -b -p err -n 50`")
+
+
+def guard_text(root: str, version_text: str) -> str:
+    """The drop-in that lets a unit run the check of the quarantine, as root, before each start.
+
+    :param version_text: what `systemctl --version` says.
+    """
+    found = re.match(r"systemd (\d+)", version_text)
+    # A unit that a condition keeps from starting is skipped; before systemd 243 there is no such condition, and it fails.
+    setting = "ExecCondition" if found and int(found.group(1)) >= 243 else "ExecStartPre"
+    return f"# Written by queueops.fleet: a quarantined version does not start.\n[Service]\n{setting}=+/bin/sh {guard.check_path(root)}\n"
 
 
 def parse_show(text: str) -> list[dict[str, str]]:

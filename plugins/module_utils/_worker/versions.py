@@ -6,8 +6,13 @@
 Layout:
 
 - `versions/<version>/`: one whole version; its marker file says version, checksum and when it was unpacked.
-- `versions/.<version>.partial/`: one that is being unpacked, or whose unpacking was broken off. Never used, never counted.
+- `versions/.<version>.partial/`: one that is being made, or whose making was broken off. Never used, never counted. What only
+  works in the folder it was made in (a virtual environment) is made in `versions/<version>/`, and has no marker until it is whole;
+  the file `in-place` here says that it is ours.
+- `versions/.<version>.dropped/`: one that is being removed. Never used, never counted.
+- `guard/`: which versions are quarantined, and the check that runs before a worker starts; see `guard.py`.
 - `current`: a relative link to `versions/<version>`; what is started next. It does not tell what runs.
+- `previous`: a link like it, to what `current` named before it was switched last.
 """
 
 from __future__ import annotations
@@ -19,18 +24,19 @@ import os
 import pwd
 import re
 import shutil
-import tempfile
 import time
 from contextlib import contextmanager
-from typing import Any, Iterator, Sequence
+from typing import Any, Collection, Iterator, Sequence
 
 from .._errors import Conflict, FleetError, NotFound, Refused
-from .._files import fsync_dir
-from . import artifact as artifacts
-from .artifact import FOLDER_MODE, MARKER
+from .._files import fsync_dir, write_atomic
+from . import guard
+from .artifact import FOLDER_MODE, MARKER, Artifact, Tools, forget, open_artifact, parse_checksum
 
-CURRENT = "current"
+CURRENT, PREVIOUS = "current", "previous"
 _PARTIAL = re.compile(r"\.(.+)\.partial\Z")
+_DROPPED = re.compile(r"\.(.+)\.dropped\Z")
+_IN_PLACE = "in-place"
 
 
 class VersionStore:
@@ -39,14 +45,21 @@ class VersionStore:
     :param root: absolute path, for example `/opt/mailer`; made when it is not there.
     :param owner: user name or number that unpacked files belong to; default: who runs this.
     :param group: group name or number likewise; default: the owner's.
+    :param tools: what some kinds of artifact need; default: the host's usual ones.
     """
 
-    def __init__(self, root: str, owner: str | None = None, group: str | None = None) -> None:
+    def __init__(self, root: str, owner: str | None = None, group: str | None = None, tools: Tools | None = None) -> None:
         self.root = os.path.normpath(root)
+        self._tools = tools or Tools(name=os.path.basename(self.root))
         self._owner = owner
         self._group = group
         self._versions = os.path.join(self.root, "versions")
         self._link = os.path.join(self.root, CURRENT)
+
+    @property
+    def name(self) -> str:
+        """What the store's images are tagged with, besides their version."""
+        return self._tools.name
 
     def prepare(self, version: str, artifact: str | None, checksum: str | None) -> bool:
         """Fetch, verify and unpack `version`, unless it is there already. Whether it was not.
@@ -60,21 +73,20 @@ class VersionStore:
         """
         if not self._missing(version, artifact, checksum):
             return False
-        source, wanted = _filled(version, artifact), "sha256:" + artifacts.parse_checksum(checksum)
-        uid, gid = self._ids()
+        source = self._artifact(version, artifact, checksum)
+        ids = self._ids()
         with self._explained():
             self._make_folders()
+            guard.install(self.root)
         with self._locked(), self._explained():
             # Another run may have been quicker while this one waited.
             if not self._missing(version, artifact, checksum):
                 return False
-            partial = os.path.join(self._versions, f".{version}.partial")
-            _remove_tree(partial)
-            os.mkdir(partial, 0o700)
+            self._clear(version)
             try:
-                self._fill(partial, version, source, wanted, uid, gid)
+                self._fill(version, source, ids)
             finally:
-                _remove_tree(partial)
+                self._clear(version)
         return True
 
     def check(self, version: str, artifact: str | None, checksum: str | None) -> bool:
@@ -89,16 +101,20 @@ class VersionStore:
             raise Refused(f"{above} is not a folder, so {self._versions} cannot be made", option="worker.root")
         if not os.access(above, os.W_OK | os.X_OK):
             raise Refused(f"No permission to write in {above}", option="worker.root", next_step="Run with become")
-        artifacts.examine(_filled(version, artifact), "sha256:" + artifacts.parse_checksum(checksum))
+        self._artifact(version, artifact, checksum).examine()
         return True
 
     def require(self, version: str) -> None:
-        """Refuse a version that is not here as a whole.
+        """Refuse a version that could not be started.
 
         :raises NotFound: it is missing or its unpacking was broken off; the message names those that are here.
-        :raises Refused: not a name of a version.
+        :raises Refused: not a name of a version, or one that is quarantined.
         """
-        _check_name(version)
+        self._require_whole(version)
+        guard.refuse_quarantined(self.root, version)
+
+    def _require_whole(self, version: str) -> None:
+        check_name(version)
         if self.marker(version) is not None:
             return
         whole = ", ".join(self.whole()) or "none"
@@ -152,29 +168,49 @@ class VersionStore:
         """Let `current` name `version`, in one durable step; None removes the link. Whether that changed anything.
 
         :raises NotFound: the version is not here as a whole.
+        :raises Refused: it is quarantined.
         """
         if version is not None:
             self.require(version)
-        if self.current() == version:
+        before = self.current()
+        if before == version:
             return False
         with self._explained():
+            if before is not None:
+                self._point(PREVIOUS, before)
             if version is None:
                 os.unlink(self._link)
+                fsync_dir(self.root)
             else:
-                beside = os.path.join(self.root, f".{CURRENT}.new")
-                if os.path.lexists(beside):
-                    os.unlink(beside)
-                os.symlink(os.path.join("versions", version), beside)
-                os.replace(beside, self._link)
-            fsync_dir(self.root)
+                self._point(CURRENT, version)
         return True
 
+    def previous(self) -> str | None:
+        """The version that was live before the one that is."""
+        try:
+            return os.path.basename(os.readlink(os.path.join(self.root, PREVIOUS))) or None
+        except OSError:
+            return None
+
+    def _point(self, link: str, version: str) -> None:
+        beside = os.path.join(self.root, f".{link}.new")
+        if os.path.lexists(beside):
+            os.unlink(beside)
+        os.symlink(os.path.join("versions", version), beside)
+        os.replace(beside, os.path.join(self.root, link))
+        fsync_dir(self.root)
+
     def list(self) -> list[dict[str, Any]]:
-        """All versions here, in order of unpacking: `version`, `live` (the link names it), `unfinished`, `unpacked_at`, `checksum`."""
+        """All versions here, in order of unpacking.
+
+        Each has `version`, `live` (the link names it), `unfinished`, `unpacked_at`, `checksum` and `kind` (of its artifact).
+        """
         found: dict[str, dict[str, Any]] = {}
         names = self._names()
         live = self.current()
         for name in names:
+            if _DROPPED.match(name):
+                continue
             partial = _PARTIAL.match(name)
             version = partial.group(1) if partial else name
             marker = None if partial else self.marker(version)
@@ -187,12 +223,49 @@ class VersionStore:
                 "unfinished": marker is None,
                 "unpacked_at": marker.get("unpacked_at") if marker else None,
                 "checksum": marker.get("checksum") if marker else None,
+                "kind": marker.get("kind", "tar") if marker else None,
             }
         return sorted(found.values(), key=lambda entry: (entry["unpacked_at"] or "", entry["version"]))
 
     def whole(self) -> Sequence[str]:
         """The names of the versions that are here as a whole, sorted."""
         return sorted(name for name in self._names() if not name.startswith(".") and self.marker(name) is not None)
+
+    def droppable(self, keep: int, protect: Collection[str], coming: str | None = None, live: str | None = None) -> Sequence[str]:
+        """The versions that are too many, oldest first: all but the `keep` newest whole ones, and those that are never dropped.
+
+        These are the live one and the one before, and `protect`: what runs, is known good, or is needed by a release.
+
+        :param coming: a version that is yet to be prepared, and so will be the newest.
+        :param live: the version that the link will name by then; default: the one it names now.
+        """
+        now = self.current()
+        # After a switch the one before is what is live now.
+        spared = {*protect, now, coming, live if live and live != now else self.previous()}
+        whole = [entry["version"] for entry in self.list() if not entry["unfinished"]]
+        if coming and coming not in whole:
+            whole.append(coming)
+        return [version for version in whole[: max(0, len(whole) - keep)] if version not in spared]
+
+    def drop(self, version: str) -> None:
+        """Remove a version. Whatever dies on the way, it is either there as a whole or gone.
+
+        :raises Refused: the link names it.
+        """
+        self._require_whole(version)
+        if self.current() == version:
+            raise Refused(f"Version {version} is what {self._link} names, so it is not dropped", option="version")
+        marker = self.marker(version) or {}
+        with self._locked(), self._explained():
+            for name in self._names():
+                # What an earlier run did not come to remove.
+                if _DROPPED.match(name):
+                    _remove_tree(os.path.join(self._versions, name))
+            away = os.path.join(self._versions, f".{version}.dropped")
+            os.rename(os.path.join(self._versions, version), away)
+            fsync_dir(self._versions)
+            _remove_tree(away)
+        forget(marker, version, self._tools)
 
     def _names(self) -> Sequence[str]:
         try:
@@ -204,10 +277,10 @@ class VersionStore:
 
     def _missing(self, version: str, artifact: str | None, checksum: str | None) -> bool:
         """Whether `version` has yet to be unpacked; refuses what can be told from the arguments and from what is here."""
-        _check_name(version)
+        check_name(version)
         if not artifact:
-            self.require(version)
-        wanted = "sha256:" + artifacts.parse_checksum(checksum) if artifact or checksum else None
+            self._require_whole(version)
+        wanted = "sha256:" + parse_checksum(checksum) if artifact or checksum else None
         marker = self.marker(version)
         folder = os.path.join(self._versions, version)
         if marker is not None:
@@ -219,7 +292,7 @@ class VersionStore:
                     next_step="Give what was built anew a version of its own",
                 )
             return False
-        if os.path.lexists(folder):
+        if os.path.lexists(folder) and not self._is_ours_unfinished(version):
             raise Refused(
                 f"{folder} is there, but was not unpacked by queueops.fleet",
                 option="version",
@@ -227,28 +300,44 @@ class VersionStore:
             )
         return True
 
-    def _fill(self, partial: str, version: str, source: str, checksum: str, uid: int, gid: int) -> None:
+    def _artifact(self, version: str, artifact: str | None, checksum: str | None) -> Artifact:
+        return open_artifact((artifact or "").replace("{version}", version), checksum, version, self._tools)
+
+    def _partial(self, version: str) -> str:
+        return os.path.join(self._versions, f".{version}.partial")
+
+    def _is_ours_unfinished(self, version: str) -> bool:
+        return os.path.exists(os.path.join(self._partial(version), _IN_PLACE))
+
+    def _clear(self, version: str) -> None:
+        """Remove what an attempt at `version` left that was broken off."""
+        # The sign that the folder is ours goes last.
+        if self._is_ours_unfinished(version) and self.marker(version) is None:
+            _remove_tree(os.path.join(self._versions, version))
+        _remove_tree(self._partial(version))
+
+    def _fill(self, version: str, source: Artifact, ids: tuple[int, int]) -> None:
+        partial, final = self._partial(version), os.path.join(self._versions, version)
+        os.mkdir(partial, 0o700)
         tree = os.path.join(partial, "tree")
-        with tempfile.TemporaryFile(dir=partial) as archive:
-            artifacts.fetch(source, checksum, archive)
-            os.mkdir(tree)
-            os.chmod(tree, FOLDER_MODE)
-            artifacts.unpack(archive, source, tree, uid, gid)
-        marker = os.path.join(tree, MARKER)
+        if source.in_place:
+            tree = final
+            write_atomic(os.path.join(partial, _IN_PLACE), b"")
+            fsync_dir(self._versions)
+        os.mkdir(tree)
+        os.chmod(tree, FOLDER_MODE)
+        extra = source.fill(tree, partial)
+        _give_to(tree, *ids)
         # The marker says that the rest is whole, so the rest has to be on the disk before it.
         _sync_file_system(tree)
-        with open(marker, "w", encoding="utf-8") as stream:
-            now = time.time()
-            # With milliseconds, as versions are listed in this order.
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
-            json.dump({"version": version, "checksum": checksum, "unpacked_at": stamp}, stream)
-            stream.write("\n")
-            stream.flush()
-            os.fchmod(stream.fileno(), 0o644)
-            os.fsync(stream.fileno())
-        fsync_dir(tree)
-        os.rename(tree, os.path.join(self._versions, version))
-        fsync_dir(self._versions)
+        now = time.time()
+        # With milliseconds, as versions are listed in this order.
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+        marker = {"version": version, "checksum": source.checksum, "unpacked_at": stamp, "kind": source.kind, **extra}
+        write_atomic(os.path.join(tree, MARKER), (json.dumps(marker) + "\n").encode(), 0o644)
+        if not source.in_place:
+            os.rename(tree, final)
+            fsync_dir(self._versions)
 
     def _ids(self) -> tuple[int, int]:
         """Numbers of the owner and the group of unpacked files; -1 leaves them."""
@@ -317,7 +406,8 @@ class VersionStore:
         )
 
 
-def _check_name(version: str) -> None:
+def check_name(version: str) -> None:
+    """Refuse what cannot be the name of a version."""
     if not re.match(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z", version or "") or len(version) > 128:
         raise Refused(
             f"{version!r} is not a name of a version",
@@ -326,8 +416,14 @@ def _check_name(version: str) -> None:
         )
 
 
-def _filled(version: str, artifact: str | None) -> str:
-    return (artifact or "").replace("{version}", version)
+def _give_to(folder: str, uid: int, gid: int) -> None:
+    """Let `folder` and everything in it belong to these; -1 leaves either."""
+    if uid == -1 and gid == -1:
+        return
+    os.chown(folder, uid, gid)
+    for where, folders, files in os.walk(folder):
+        for name in folders + files:
+            os.chown(os.path.join(where, name), uid, gid, follow_symlinks=False)
 
 
 def _remove_tree(path: str) -> None:

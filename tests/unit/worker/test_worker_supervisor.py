@@ -24,7 +24,7 @@ import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, NotFound, OutOfTime, Refused, Unavailable
 from ansible_collections.queueops.fleet.plugins.module_utils._worker import registry
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import WorkerManager, WorkerProcess, polls
-from ansible_collections.queueops.fleet.plugins.module_utils._worker.ensure import Ensured, ensure, survey
+from ansible_collections.queueops.fleet.plugins.module_utils._worker.ensure import Ensured, Wanted, ensure, survey
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.health import wait_healthy
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.process import running_version
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.registry import open_manager
@@ -123,7 +123,7 @@ class Host:
 
     def go(self, state: str, version: str | None = None, check_mode: bool = False, broken: str | None = None, **worker: Any) -> Ensured:
         artifact = self.artifact(version, broken) if version else (None, None)
-        return ensure(dict(self.worker, **worker), state, version, artifact[0], artifact[1], check_mode)
+        return ensure(dict(self.worker, **worker), Wanted(state, version, artifact[0], artifact[1]), check_mode)
 
     def manager(self, **worker: Any) -> WorkerManager:
         return open_manager(dict(self.worker, **worker))
@@ -482,7 +482,7 @@ def test_stopped_workers_and_no_version_needed(host: Host) -> None:
         host.go("active")
     assert refused.value.option == "version"
     with pytest.raises(NotFound, match="there are: none"):
-        ensure(host.worker, "active", "1.0", None, None, False)
+        ensure(host.worker, Wanted("active", "1.0"), False)
 
 
 def test_present_needs_no_service_manager(host: Host) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.registry import open_manager
-from ansible_collections.queueops.fleet.plugins.module_utils._worker.systemd import parse_show, time_span
+from ansible_collections.queueops.fleet.plugins.module_utils._worker.systemd import guard_text, parse_show, time_span
 
 # systemctl show --property=… mailer@1.service mailer@2.service 'mailer@*.service', Debian 13; mailer@3 runs besides the two.
 RECORDED = """\
@@ -110,6 +110,20 @@ def test_recorded_missing_unit() -> None:
 )
 def test_recorded_time_spans(text: str, seconds: float) -> None:
     assert time_span(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("version", "setting"),
+    # As `systemctl --version` begins; the second was read on Debian 12.
+    [
+        ("systemd 257 (257.8-1~deb13u2)", "ExecCondition"),
+        ("systemd 252 (252.38-1~deb12u1)", "ExecCondition"),
+        ("systemd 239 (239-82.el8)", "ExecStartPre"),
+    ],
+)
+def test_check_of_the_quarantine_suits_the_version(version: str, setting: str) -> None:
+    lines = guard_text("/opt/mailer", version + "\n+PAM +AUDIT\n").splitlines()
+    assert lines[1:] == ["[Service]", f"{setting}=+/bin/sh /opt/mailer/guard/may-start"]
 
 
 @pytest.mark.parametrize(

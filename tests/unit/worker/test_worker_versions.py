@@ -23,7 +23,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, NotFound, Refused, Unavailable
-from ansible_collections.queueops.fleet.plugins.module_utils._worker import artifact as artifacts
+from ansible_collections.queueops.fleet.plugins.module_utils._worker import artifact_fetch as artifacts
+from ansible_collections.queueops.fleet.plugins.module_utils._worker import guard
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.artifact import MARKER
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.versions import VersionStore
 
@@ -220,7 +221,7 @@ def test_damaged_archive_is_refused(store: VersionStore, root: Path, tmp_path: P
 def test_missing_or_odd_artifact_is_refused(store: VersionStore, root: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     checksum = "sha256:" + "0" * 64
-    for artifact in (str(tmp_path / "none"), str(tmp_path), str(tmp_path / "pipe"), "relative.tar", "ftp://host/x", "file://host/x"):
+    for artifact in (str(tmp_path / "none"), str(tmp_path / "pipe"), "relative.tar", "ftp://host/x", "file://host/x"):
         for act in (store.check, store.prepare):
             with pytest.raises(Refused) as refused:
                 act("1.0", artifact, checksum)
@@ -331,7 +332,7 @@ def test_unknown_owner_is_refused_before_anything(root: Path, mailer: tuple[str,
     for who in ({"owner": "no-such-user"}, {"group": "no-such-group"}):
         for act in ("check", "prepare"):
             with pytest.raises(NotFound) as refused:
-                getattr(VersionStore(str(root), **who), act)("1.0", *mailer)
+                getattr(VersionStore(str(root), who.get("owner"), who.get("group")), act)("1.0", *mailer)
             assert refused.value.option == "worker." + next(iter(who))
     assert not root.exists()
 
@@ -351,7 +352,7 @@ def test_unpacked_files_belong_to_the_owner(root: Path, mailer: tuple[str, str])
 
 DIE_AFTER = """
 import os, signal, sys
-from {room} import artifact, versions
+from {room} import artifact_fetch, artifact_tar, versions
 owner, name = {where}, {name!r}
 real = getattr(owner, name)
 def dying(*arguments, **options):
@@ -366,11 +367,11 @@ versions.VersionStore(sys.argv[1]).prepare(sys.argv[2], sys.argv[3], sys.argv[4]
     ("where", "name", "whole"),
     [
         ("os", "mkdir", False),
-        ("artifact", "fetch", False),
-        ("artifact", "_write_entry", False),
-        ("artifact", "unpack", False),
+        ("artifact_tar", "fetch", False),
+        ("artifact_tar", "_write_entry", False),
+        ("artifact_tar", "unpack", False),
         ("versions", "_sync_file_system", False),
-        ("versions.json", "dump", False),
+        ("versions.json", "dumps", False),
         ("os", "fsync", False),
         ("os", "rename", True),
     ],
@@ -379,6 +380,7 @@ def test_killed_unpacking_is_never_used_and_replaced(
     store: VersionStore, root: Path, mailer: tuple[str, str], where: str, name: str, whole: bool
 ) -> None:
     (root / "versions").mkdir(parents=True)
+    guard.install(str(root))
     child = subprocess.run(
         [sys.executable, "-c", DIE_AFTER.format(room=ROOM, where=where, name=name), str(root), "1.0", *mailer],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
