@@ -232,13 +232,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
-from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import (
-    HostSettings,
-    HostTransaction,
-    Order,
-    Result,
-    Wanted,
-)
+from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import HostSettings, Order, Result, Wanted
+from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import HostTransaction
 from ansible_collections.queueops.fleet.plugins.module_utils._worker_options import worker_options
 
 CONFIG_SPEC = {

@@ -13,7 +13,8 @@ from typing import Any
 
 from .._errors import FleetError
 from .._files import read_json
-from .transaction import HostSettings, HostTransaction
+from .orders import HostSettings
+from .transaction import HostTransaction
 
 #: Longest sleep of the watchdog between two looks at its order, s.
 _LOOK_EVERY = 1.0
