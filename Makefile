@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit contract contract-sample molecule bench bench-queues requirements clean
+.PHONY: help drill test lint unit contract contract-sample crash molecule bench bench-queues requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ contract: $(LINK) ## every queue system on every version of its server, with rea
 contract-sample: $(LINK) ## a sample of the same, on one version of each server
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/contract.py --sample $(ARGS)
+
+crash: $(LINK) ## SIGKILL after every operation of every phase on a host, and power loss (some minutes)
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/crash.py $(ARGS)
 
 molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8); needs Docker Engine
 	@scripts/venv.sh test

@@ -16,8 +16,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.queueops.fleet.plugins.module_utils._config.history import ConfigHistory
-from ansible_collections.queueops.fleet.plugins.module_utils._config.watch import Watch
 from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import HostTransaction
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import WorkerManager, WorkerProcess
 
@@ -78,9 +76,6 @@ class CrashHost(Host):
     def transaction(self, **worker: Any) -> HostTransaction:
         stand_in = {"manager": "file", "server": str(self.workers), "health": {"hold": 0.0, "command": []}, "start_timeout": 0.0}
         return super().transaction(**{**stand_in, **worker})
-
-    def history(self) -> ConfigHistory:
-        return ConfigHistory(str(self.state_dir / "mailer" / "config.git"), Watch([str(self.config)], [], []))
 
     def reboot(self) -> None:
         """What a start of the machine does to the workers: those that are enabled start with what ``current`` leads to."""

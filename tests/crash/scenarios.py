@@ -40,6 +40,8 @@ class Scenario:
 def nothing(host: Host) -> None:
     """A host that only has its application's config."""
     (host.config / "by-hand.conf").write_text("by hand\n")
+    for version in ("1.0.0", "2.0.0"):
+        host.artifact(version)
 
 
 def release_1(host: Host) -> None:
@@ -51,7 +53,7 @@ def release_1(host: Host) -> None:
 
 
 def release_2_prepared(host: Host) -> None:
-    """And release 2 is prepared; since then somebody edited a file that is no release's."""
+    """And release 2 is prepared."""
     release_1(host)
     prepare(host)
 
@@ -70,14 +72,15 @@ def release_2_confirmed(host: Host) -> None:
 
 def broken_prepared(host: Host) -> None:
     """Release 2, prepared, does not start."""
+    host.artifact("2.0.0", broken=True)
     release_1(host)
-    host.transaction().prepare(host.wanted(2, "2.0.0", "b", broken=True), SECOND)
+    prepare(host)
 
 
 def edited(host: Host) -> None:
     """Release 1 is live, with edits of every kind that were not recorded."""
     release_1(host)
-    host.history().snapshot("before-edits")
+    host.transaction().history.snapshot("before-edits")
     (host.config / "worker.conf").write_text("setting=edited\n")
     (host.config / "by-hand.conf").unlink()
     (host.config / "new").mkdir()
@@ -123,9 +126,9 @@ def take_back(host: Host) -> None:
         host.transaction().take_back(timer["token"])
 
 
-def prepare_broken(host: Host) -> None:
-    """Prepare the broken release 2 again: the run that only puts right what was cut short."""
-    host.transaction().prepare(host.wanted(2, "2.0.0", "b", broken=True), SECOND)
+def prepare_later(host: Host) -> None:
+    """Prepare release 2 for a later operation: all it does to what is live is to put right what was cut short."""
+    host.transaction().prepare(host.wanted(2, "2.0.0", "b"), THIRD)
 
 
 def snapshot(host: Host) -> None:
@@ -143,9 +146,9 @@ SCENARIOS = [
     Scenario("config revert", edited, config_revert, snapshot, (1, 1)),
     Scenario("first prepare", nothing, prepare_first, prepare_first, (0, 0)),
     Scenario("prepare", release_1, prepare, prepare, (1, 1)),
-    Scenario("switch", release_2_prepared, switch, prepare, (1, 2)),
-    Scenario("switch that fails", broken_prepared, switch_to_broken, prepare_broken, (1, 1)),
+    Scenario("switch", release_2_prepared, switch, prepare_later, (1, 2)),
+    Scenario("switch that fails", broken_prepared, switch_to_broken, prepare_later, (1, 1)),
     Scenario("confirm", release_2_unconfirmed, confirm, confirm, (2, 2)),
-    Scenario("revert", release_2_confirmed, revert, prepare, (2, 1)),
-    Scenario("take back", release_2_unconfirmed, take_back, prepare, (2, 1)),
+    Scenario("revert", release_2_confirmed, revert, prepare_later, (2, 1)),
+    Scenario("take back", release_2_unconfirmed, take_back, prepare_later, (2, 1)),
 ]

@@ -18,8 +18,9 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 #: System call -> its numbers on x86_64 and on aarch64; -1 where there is none. Source: the kernel's unistd.h of each.
 CALLS = {
@@ -73,12 +74,35 @@ CALLS = {
 _COLUMN = {"x86_64": 0, "aarch64": 1}[platform.machine()]
 _NAMES = {numbers[_COLUMN]: name for name, numbers in CALLS.items() if numbers[_COLUMN] >= 0}
 
-#: Calls with a path as their first argument, and those with a folder's descriptor before it.
-_PATH_FIRST = ("open", "creat", "truncate", "unlink", "mkdir", "rmdir", "chmod", "chown", "lchown", "setxattr", "lsetxattr", "removexattr")
-_PATH_FIRST += ("lremovexattr",)
-_PATH_SECOND = ("openat", "unlinkat", "mkdirat", "fchmodat", "fchownat", "utimensat")
-_DESCRIPTOR = ("write", "pwrite64", "writev", "pwritev", "ftruncate", "fallocate", "fchmod", "fchown", "fsetxattr", "fremovexattr")
-_DESCRIPTOR += ("fsync", "fdatasync", "sendfile")
+#: Where a call's path is: the argument with the folder's descriptor (None: the working folder), and the one with the path.
+_HERE, _AT = (None, 0), (0, 1)
+_PLACES: dict[str, tuple[int | None, int]] = {
+    **dict.fromkeys(("open", "creat", "truncate", "unlink", "mkdir", "rmdir", "chmod", "chown", "lchown"), _HERE),
+    **dict.fromkeys(("setxattr", "lsetxattr", "removexattr", "lremovexattr"), _HERE),
+    **dict.fromkeys(("openat", "unlinkat", "mkdirat", "fchmodat", "fchownat", "utimensat"), _AT),
+    "symlink": (None, 1),
+    "symlinkat": (1, 2),
+    **dict.fromkeys(("rename", "link"), (None, 1)),
+    **dict.fromkeys(("renameat", "renameat2", "linkat"), (2, 3)),
+}
+_SOURCES: dict[str, tuple[int | None, int]] = {
+    **dict.fromkeys(("rename", "link"), _HERE),
+    **dict.fromkeys(("renameat", "renameat2", "linkat"), _AT),
+}
+_SYNCS = ("fsync", "fdatasync")
+_ON_DESCRIPTORS = (
+    "write",
+    "pwrite64",
+    "writev",
+    "pwritev",
+    "ftruncate",
+    "fallocate",
+    "fchmod",
+    "fchown",
+    "fsetxattr",
+    "fremovexattr",
+    "sendfile",
+)
 _DATA = ("write", "pwrite64", "writev", "pwritev", "ftruncate", "fallocate", "sendfile", "copy_file_range", "truncate")
 _SERVICE = ("connect", "sendto", "sendmsg", "execve")
 
@@ -86,7 +110,7 @@ _TRACEME, _CONT, _SYSCALL, _SETOPTIONS, _GETEVENTMSG, _GET_SYSCALL_INFO = 0, 7, 
 _SYSGOOD, _FORK, _VFORK, _CLONE, _EXEC, _SECCOMP, _EXITKILL = 1, 2, 4, 8, 16, 128, 1 << 20
 _EVENT_SECCOMP, _EVENT_EXEC = 7, 4
 _WALL = 0x40000000
-_AT_FDCWD = -100
+_AT_FDCWD, _AT_REMOVEDIR = -100, 0x200
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -136,17 +160,11 @@ def follow(work: Callable[[], object], root: str, kill_after: int | None = None,
     pid = os.fork()
     if pid == 0:
         # Waits for any child, so it has to be a process that has no others.
-        ended = 3
-        try:
+        with _Ending(2):
             os.close(reader)
             followed = _Follower(os.path.realpath(root), kill_after, contents).run(work)
             with os.fdopen(writer, "wb") as stream:
                 stream.write(_to_json(followed))
-            ended = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(ended)
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
         answer = stream.read()
@@ -226,45 +244,29 @@ class _Follower:
             return Operation("service", name)
         if name == "sync":
             return Operation("sync", self._root)
-        if name in ("syncfs", "copy_file_range", *_DESCRIPTOR):
+        if name in ("syncfs", "copy_file_range", *_SYNCS, *_ON_DESCRIPTORS):
             path = _opened(pid, arguments[2] if name == "copy_file_range" else arguments[0])
             if not self._below(path):
                 return None
-            kind = "sync" if name == "syncfs" else "fsync" if name in ("fsync", "fdatasync") else "data" if name in _DATA else "mode"
+            kind = "sync" if name == "syncfs" else "fsync" if name in _SYNCS else "data" if name in _DATA else "mode"
             return Operation(kind, path)
         return self._of_paths(pid, name, arguments)
 
     def _of_paths(self, pid: int, name: str, arguments: list[int]) -> Operation | None:
-        path = source = ""
-        if name in _PATH_FIRST:
-            path = _path(pid, _AT_FDCWD, arguments[0])
-        elif name in _PATH_SECOND:
-            # Without a path it means the descriptor.
-            path = _path(pid, arguments[0], arguments[1]) if arguments[1] else _opened(pid, arguments[0])
-        elif name in ("symlink", "symlinkat"):
-            source = _text(pid, arguments[0])
-            path = _path(pid, _AT_FDCWD, arguments[1]) if name == "symlink" else _path(pid, arguments[1], arguments[2])
-        elif name in ("rename", "link"):
-            source, path = _path(pid, _AT_FDCWD, arguments[0]), _path(pid, _AT_FDCWD, arguments[1])
-        else:
-            source, path = _path(pid, arguments[0], arguments[1]), _path(pid, arguments[2], arguments[3])
+        path = _place(pid, arguments, _PLACES[name])
         if not self._below(path):
             return None
         if name in ("open", "openat", "creat"):
-            flags = os.O_CREAT | os.O_TRUNC if name == "creat" else arguments[1 if name == "open" else 2]
-            if flags & os.O_TMPFILE == os.O_TMPFILE:
-                return None
-            if flags & os.O_CREAT and not os.path.lexists(path):
-                return Operation("create", path)
-            return Operation("data", path) if flags & os.O_TRUNC else None
+            flags = os.O_CREAT | os.O_TRUNC if name == "creat" else arguments[_PLACES[name][1] + 1]
+            return _of_opening(path, flags)
         if name == "unlinkat":
-            return Operation("rmdir" if arguments[2] & 0x200 else "unlink", path)
-        if name in _DATA:
-            return Operation("data", path)
-        for kind in ("rename", "symlink", "link", "unlink", "mkdir", "rmdir"):
-            if name.startswith(kind):
-                return Operation(kind, path, source)
-        return Operation("mode", path)
+            return Operation("rmdir" if arguments[2] & _AT_REMOVEDIR else "unlink", path)
+        if name.startswith("symlink"):
+            return Operation("symlink", path, _text(pid, arguments[0]))
+        if name in _SOURCES:
+            return Operation(name[: len("link" if name.startswith("link") else "rename")], path, _place(pid, arguments, _SOURCES[name]))
+        kind = next((kind for kind in ("unlink", "mkdir", "rmdir") if name.startswith(kind)), "data" if name in _DATA else "mode")
+        return Operation(kind, path)
 
     def _left(self, pid: int) -> None:
         """Count the operation that the process has just done, and end everything if it was the one."""
@@ -281,10 +283,8 @@ class _Follower:
 
     def _kill_all(self) -> None:
         for pid in self._alive:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         while self._alive:
             try:
                 pid, status = os.waitpid(-1, _WALL)
@@ -302,6 +302,23 @@ class _Follower:
         return path.startswith(self._root + "/") and not path.endswith(" (deleted)")
 
 
+def _of_opening(path: str, flags: int) -> Operation | None:
+    """What opening a file changes: it comes into being, or loses its content; None where neither."""
+    if flags & os.O_TMPFILE == os.O_TMPFILE:
+        return None
+    if flags & os.O_CREAT and not os.path.lexists(path):
+        return Operation("create", path)
+    return Operation("data", path) if flags & os.O_TRUNC else None
+
+
+def _place(pid: int, arguments: list[int], where: tuple[int | None, int]) -> str:
+    """The absolute path in a call's arguments; without one its descriptor is meant."""
+    folder, text = where
+    if not arguments[text] and folder is not None:
+        return _opened(pid, arguments[folder])
+    return _path(pid, _AT_FDCWD if folder is None else arguments[folder], arguments[text])
+
+
 def _recorded(operation: Operation) -> Operation:
     """The operation with what its file is like after it."""
     content = b""
@@ -316,18 +333,30 @@ def _recorded(operation: Operation) -> Operation:
 
 def _be_followed(work: Callable[[], object], complaints: int) -> None:
     """In the process to be followed: let the parent trace it, install the filter, work, and end."""
-    ended = 3
-    try:
+    with _Ending(complaints):
         _ptrace(_TRACEME, 0, 0)
         os.kill(os.getpid(), signal.SIGSTOP)
         _install_filter()
         work()
-        ended = 0
-    except BaseException:
-        os.write(complaints, traceback.format_exc().encode())
-    finally:
+
+
+class _Ending:
+    """Ends a forked process with what is done in it, whatever that raises: it must not go on as a second pytest.
+
+    :param complaints: the descriptor that a traceback is written to.
+    """
+
+    def __init__(self, complaints: int) -> None:
+        self._complaints = complaints
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, problem: BaseException | None, where: object) -> NoReturn:
+        if problem is not None:
+            os.write(self._complaints, "".join(traceback.format_exception(problem)).encode())
         sys.stdout.flush()
-        os._exit(ended)
+        os._exit(3 if problem else 0)
 
 
 def _install_filter() -> None:

@@ -670,7 +670,8 @@ class ConfigHistory:
             pause = min(pause * 1.5, 1.0)
 
     def _create(self) -> None:
-        # Anything up to the mark may be left by a crash; git init makes it whole.
+        # Anything up to the mark may be left by a crash; git init makes it whole, but stops at a lock file.
+        self._clear_away()
         self._git.run("init", "--quiet", "--bare", "--template=", "--shared=0600", self.repo_dir)
         self._git.run("symbolic-ref", "HEAD", MAIN)
         self._clear_away()
