@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._release import timer
+from ansible_collections.queueops.fleet.plugins.module_utils._release import waiter
 from ansible_collections.queueops.fleet.plugins.module_utils._worker import registry
 
 from tests.crash.host import CrashHost, FileManager
@@ -21,7 +21,7 @@ from tests.crash.host import CrashHost, FileManager
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a file stand in for the service manager, and nothing for what waits for the deadline."""
     monkeypatch.setitem(registry.MANAGERS, "file", lambda: FileManager)
-    monkeypatch.setattr(timer, "_start_watchdog", lambda _command: None)
+    monkeypatch.setattr(waiter, "start", lambda *_arguments: "nothing")
 
 
 @pytest.fixture

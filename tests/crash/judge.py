@@ -13,6 +13,7 @@ from pathlib import Path
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import Order
 
 from tests.crash.host import CrashHost, Picture
+from tests.crash.power import Disk, disks
 from tests.crash.scenarios import Scenario
 from tests.crash.trace import follow
 
@@ -53,6 +54,22 @@ class Judge:
             self.counts["of the recovery"] += again.killed
             self.judge(f"{self.scenario.name} killed after operation {point}, {killed.operations[-1]}", thorough=point % 16 == 1)
         return f"{self.scenario.name}: {self.operations} operations, " + ", ".join(f"{what} {n}" for what, n in sorted(self.counts.items()))
+
+    def cut_power(self, every: int = 1) -> str:
+        """Judge what is left of the phase for every disk that a power cut may leave, or for one in ``every``; a line of counts."""
+        self.host.put_back(self.saved)
+        start = Disk.read(self.host.folder)
+        whole = follow(lambda: self.scenario.phase(self.host), str(self.host.folder), contents=True)
+        assert not whole.error, whole.error
+        for number, (what, disk) in enumerate(disks(start, whole.operations)):
+            if number % every:
+                continue
+            disk.write()
+            self.host.reboot()
+            self.counts["states"] += 1
+            self.judge(f"{self.scenario.name}: {what}", thorough=number // every % 16 == 0)
+        counts = ", ".join(f"{what} {n}" for what, n in sorted(self.counts.items()))
+        return f"power cut, {self.scenario.name}: {len(whole.operations)} operations, {counts}"
 
     def judge(self, what: str, thorough: bool) -> None:
         """Run the next run to its end, and see that the host is in the old or in the new state, and knows in which."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import PutBack
+from ansible_collections.queueops.fleet.plugins.module_utils._release.config_change import ConfigChange
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import Order
 
 from tests.unit.release.conftest import Host
@@ -141,6 +143,34 @@ def config_revert(host: Host) -> None:
     host.transaction().history.apply("before-edits")
 
 
+def changed_under_timer(host: Host) -> None:
+    """The config was put back under an armed confirm timer."""
+    edited(host)
+    change_config(host)
+
+
+def change_config(host: Host) -> None:
+    """Put the config back under the confirm timer."""
+    _change(host, "before-edits").revert(int(CONFIRM_SECONDS), dry_run=False)
+
+
+def confirm_config(host: Host) -> None:
+    """Confirm that."""
+    _change(host, "before-edits").confirm(dry_run=False)
+
+
+def take_back_config(host: Host) -> None:
+    """What the confirm timer does when its time is up."""
+    timer = host.transaction().timer.armed()
+    if timer is not None:
+        _change(host, "before-edits").take_back(timer["token"])
+
+
+def _change(host: Host, to: str) -> ConfigChange:
+    params: dict[str, Any] = {"fleet": "mailer", "state_dir": str(host.state_dir), "to": to, "paths": None, "exclude": [], "sensitive": []}
+    return ConfigChange(dict(params, validate=[]))
+
+
 SCENARIOS = [
     Scenario("snapshot", edited, snapshot, snapshot, (1, 1)),
     Scenario("config revert", edited, config_revert, snapshot, (1, 1)),
@@ -150,5 +180,8 @@ SCENARIOS = [
     Scenario("switch that fails", broken_prepared, switch_to_broken, prepare_later, (1, 1)),
     Scenario("confirm", release_2_unconfirmed, confirm, confirm, (2, 2)),
     Scenario("revert", release_2_confirmed, revert, prepare_later, (2, 1)),
+    Scenario("config change", edited, change_config, snapshot, (1, 1)),
+    Scenario("config confirm", changed_under_timer, confirm_config, confirm_config, (1, 1)),
+    Scenario("config take back", changed_under_timer, take_back_config, snapshot, (1, 1)),
     Scenario("take back", release_2_unconfirmed, take_back, prepare_later, (2, 1)),
 ]

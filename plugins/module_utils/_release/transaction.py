@@ -10,6 +10,7 @@ instruction the process dies at, the next run, or the confirm timer, reads the i
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from .._config.history import LIVE, ConfigHistory
@@ -20,10 +21,11 @@ from .._journal.journal import Journal
 from .._worker.api import WorkerManager
 from .._worker.registry import open_manager
 from .._worker.versions import VersionStore
+from .config_change import put_config_back
 from .orders import HostSettings, Order, Result, Wanted
 from .record import AS_FOUND, HostRecord, HostState, ReleaseRecord
 from .switch import Switch
-from .timer import ConfirmTimer
+from .timer import CONFIG, RELEASE, ConfirmTimer, seconds_left
 
 
 class HostTransaction:
@@ -40,6 +42,8 @@ class HostTransaction:
         worker = settings.worker
         self._store = VersionStore(worker["root"], worker.get("owner"), worker.get("group"))
         self.timer = ConfirmTimer(self.record.folder, settings.fleet)
+        #: Whether this run had to put something right that an earlier one had left.
+        self._mended = False
         self._switch = Switch(settings, self.record, self.history, self._store)
 
     # -- phases ---------------------------------------------------------------------------------------------------
@@ -55,9 +59,9 @@ class HostTransaction:
             made_of = self.history.tree_of(wanted.files)
             known = self._known(wanted.number)
             if known is not None and known.is_made_of(wanted.version, wanted.checksum, made_of):
-                return self._compared(state, known, changed=False)
+                return self._compared(state, known, changed=self._mended)
             if known is not None and known.activated:
-                return Result(False, known.public(), differs=True, pending=True)
+                return Result(self._mended, known.public(), differs=True, pending=True)
             snapshot = self.history.snapshot("release-%d" % wanted.number, wanted.number, overlay=wanted.files)[0]
             record = ReleaseRecord(wanted.number, wanted.version, wanted.checksum, snapshot.id, snapshot.tree, time.time())
             self.record.save_release(record)
@@ -96,20 +100,28 @@ class HostTransaction:
         record = self._ready(number)
         with self.record.locked():
             state = self._recovered(order)
-            found = self._compared(state, record, changed=False)
+            found = self._compared(state, record, changed=self._mended)
             if not found.pending:
                 found.confirm_until = self._deadline()
                 return found
             self._refuse_slow_switch(confirm_timeout)
-            timer = self.timer.arm(confirm_timeout, order.operation or "by-hand", number, self._agent_settings())
+            of = {"kind": RELEASE, "release": number}
+            timer = self.timer.arm(confirm_timeout, order.operation or "by-hand", of, self._agent_settings())
             try:
                 timings = self._go(state, record, order)
             except PutBack:
-                self.timer.disarm()
+                # A release that was live and unconfirmed before stays so.
+                if state.phase == "confirmed":
+                    self.timer.disarm()
                 raise
-            state.previous = state.live if state.live != number else state.previous
-            state.phase = "active"
+            repaired = state.live == number and state.phase == "confirmed"
+            if not repaired:
+                # The way back leads to what was confirmed, never to another unconfirmed release.
+                state.previous = state.live if state.phase == "confirmed" else state.previous
+                state.phase = "active"
             self._settle(state, record, order)
+            if repaired:
+                self.timer.disarm()
             self._note("host_switched", number, order, timings)
             return Result(
                 True,
@@ -119,8 +131,23 @@ class HostTransaction:
                 before=found.before,
                 after=found.after,
                 timings=timings,
-                confirm_until=timer["deadline"],
+                confirm_until=None if repaired else timer["deadline"],
             )
+
+    def foresee_switch(self, number: int, order: Order, confirm_timeout: float | None) -> Result:
+        """What ``activate``, or without a timeout ``revert``, would change, or refuse. Reads only."""
+        found = self.examine(number, order)
+        if found.pending and confirm_timeout is not None:
+            self._refuse_slow_switch(confirm_timeout)
+            self.timer.refuse_another(order.operation or "by-hand")
+        found.changed = found.pending or (confirm_timeout is None and self._unconfirmed(self.record.state()))
+        return found
+
+    def foresee_confirm(self, number: int, order: Order) -> Result:
+        """What ``confirm`` would change, once the release is live. Reads only."""
+        found = self.examine(number, order)
+        found.changed = self._unconfirmed(self.record.state())
+        return found
 
     def confirm(self, number: int, order: Order) -> Result:
         """Disarm the confirm timer: the release is known good here."""
@@ -135,14 +162,14 @@ class HostTransaction:
                     still_true="Nothing was changed",
                     next_step="The confirm timer or another operation put it back: read %s, then deploy again" % self.record.events_path,
                 )
-            if state.phase == "confirmed" and self.timer.armed() is None:
-                return Result(False, record.public())
+            if not self._unconfirmed(state):
+                return Result(self._mended, record.public())
             # The order matters: a death between the two leaves a timer that finds nothing to take back.
             state.phase = "confirmed"
             state.previous = None
             self._fence(state, order)
             self.record.save_state(state)
-            self.timer.disarm()
+            self._disarm()
             self._note("host_confirmed", number, order, {})
             return Result(True, record.public())
 
@@ -152,17 +179,20 @@ class HostTransaction:
         record = self._ready(number)
         with self.record.locked():
             state = self._recovered(order)
-            found = self._compared(state, record, changed=False)
-            disarmed = self.timer.disarm()
-            if not found.pending:
-                if disarmed or state.phase != "confirmed":
-                    state.phase, state.previous = "confirmed", None
-                    self._settle(state, record, order)
+            found = self._compared(state, record, changed=self._mended)
+            if self.timer.armed(CONFIG) is not None:
+                # The release says what the config is from here on.
+                self.timer.disarm()
+            timings = self._go(state, record, order) if found.pending else {}
+            if not found.pending and not self._unconfirmed(state):
                 return found
-            timings = self._go(state, record, order)
-            state.phase = "confirmed"
-            state.previous = None
+            state.phase, state.previous = "confirmed", None
             self._settle(state, record, order)
+            # Last: a death on the way leaves the timer, which finishes the way back.
+            self.timer.disarm()
+            if not found.pending:
+                found.changed = True
+                return found
             self._note("host_reverted", number, order, timings)
             return Result(True, record.public(), diffs=found.diffs, before=found.before, after=found.after, timings=timings)
 
@@ -172,24 +202,11 @@ class HostTransaction:
         :returns: what was done, in one word for the log.
         """
         with self.record.locked(patience=3600):
-            armed = self.timer.armed()
+            armed = self.timer.armed(RELEASE)
             if armed is None or armed["token"] != token:
                 return "disarmed"
-            order = Order(armed["operation"], None)
-            state = self.record.state()
-            interrupted = state.intent is not None
-            state = self._recovered(order)
-            if state.phase == "active" and state.live == armed["release"] and state.previous is not None:
-                record = self.record.release(state.previous)
-                timings = self._go(state, record, order)
-                state.phase, state.previous = "confirmed", None
-                self._settle(state, record, order)
-                self._note("confirm_timer_reverted", record.number, order, timings, "not confirmed in time")
-            elif not interrupted:
-                self.timer.disarm()
-                return "nothing to take back"
-            self.timer.disarm()
-            return "taken back"
+            self._recovered(Order(armed["operation"], None), expired=True)
+            return "taken back" if self._mended else "nothing to take back"
 
     def status(self) -> dict[str, Any]:
         """Where the host stands: live release, phase, and the version of each running worker process."""
@@ -222,21 +239,50 @@ class HostTransaction:
             self._note("host_put_back", state.live or AS_FOUND, Order(state.operation, state.epoch), {}, put_back.message)
             raise
 
-    def _recovered(self, order: Order) -> HostState:
-        """The host's state, after undoing a change that an earlier run left half-way."""
+    def _recovered(self, order: Order, expired: bool = False) -> HostState:
+        """The host's state, after undoing a change that an earlier run left half-way, or that was not confirmed in time.
+
+        :param expired: the confirm timer's time is up, whatever the clock says.
+        """
         state = self.record.state()
         self._refuse_older(state, order)
-        if state.intent is None:
-            return state
-        origin = self.record.release(state.intent["from"])
-        interrupted = state.intent["to"]
-        self._switch.go_to(origin)
-        state.intent = None
-        self.record.save_state(state)
-        if state.phase == "confirmed":
-            self.timer.disarm()
-        self._note("host_recovered", origin.number, order, {}, "a switch to release %s was interrupted" % interrupted)
+        if state.intent is not None:
+            origin = self.record.release(state.intent["from"])
+            interrupted = state.intent["to"]
+            self._switch.go_to(origin)
+            state.intent = None
+            self.record.save_state(state)
+            self._mended = True
+            if state.phase == "confirmed":
+                self._disarm()
+            self._note("host_recovered", origin.number, order, {}, "a switch to release %s was interrupted" % interrupted)
+        armed = self.timer.armed()
+        # What waits has a second to act by itself; where a reboot ended it, this run does its work.
+        if armed is not None and (expired or seconds_left(armed) < -1.0):
+            self._take_back(state, armed)
         return state
+
+    def _take_back(self, state: HostState, armed: dict[str, Any]) -> None:
+        if armed.get("kind") == CONFIG:
+            put_config_back(self.record, armed)
+            self._mended = True
+        elif state.phase == "active" and state.live == armed["release"] and state.previous is not None:
+            order = Order(armed["operation"], None)
+            record = self.record.release(state.previous)
+            timings = self._go(state, record, order)
+            state.phase, state.previous = "confirmed", None
+            self._settle(state, record, order)
+            self._mended = True
+            self._note("confirm_timer_reverted", record.number, order, timings, "not confirmed in time")
+        self.timer.disarm()
+
+    def _unconfirmed(self, state: HostState) -> bool:
+        return state.phase != "confirmed" or self.timer.armed(RELEASE) is not None
+
+    def _disarm(self) -> None:
+        """Disarm the timer if it is a release's; one of a config change goes on."""
+        if self.timer.armed(RELEASE) is not None:
+            self.timer.disarm()
 
     def _settle(self, state: HostState, record: ReleaseRecord, order: Order) -> None:
         if not record.activated:
@@ -333,14 +379,7 @@ class HostTransaction:
         return open_manager(self._settings.worker)
 
     def _agent_settings(self) -> dict[str, Any]:
-        settings = self._settings
-        return {
-            "host": settings.host,
-            "fleet": settings.fleet,
-            "state_dir": settings.state_dir,
-            "worker": settings.worker,
-            "config": settings.config,
-        }
+        return {"kind": RELEASE, "settings": asdict(self._settings)}
 
     def _note(self, kind: str, release: int, order: Order, timings: dict[str, float], reason: str | None = None) -> None:
         """Write the host's own event; a lost fleet journal can be rebuilt from these."""

@@ -26,7 +26,7 @@ __all__ = ["make_host", "memory"]
 def test_killed_at_a_few_operations(make_host: Callable[[str], CrashHost], memory: Path, scenario: Scenario) -> None:
     judge = Judge(make_host("host"), scenario, memory / "saved")
     print(judge.try_points(range(2, judge.operations + 1, max(2, judge.operations // 4))))
-    assert judge.counts["points"] >= 4
+    assert judge.counts["points"] >= 2
 
 
 def processes(host: Host) -> list[str]:
