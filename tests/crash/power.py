@@ -117,7 +117,7 @@ def _alter(folder: Node, name: str, there: Node, operation: Operation) -> None:
         there.content = operation.content
     elif operation.kind == "mode":
         there.mode = operation.mode
-    else:
+    elif operation.kind in ("unlink", "rmdir"):
         del folder.names[name]
 
 
@@ -182,6 +182,11 @@ def _keep(kept: list[bool], done: Sequence[Operation], at: int) -> None:
             kept[before] = True
         if operation.kind in NAMING and os.path.dirname(operation.path) == path:
             kept[before] = True
+            if operation.kind == "rmdir":
+                # With a directory goes what was in it.
+                kept[:before] = [
+                    one or inside.path.startswith(operation.path + "/") for one, inside in zip(kept, done[:before], strict=False)
+                ]
 
 
 def _torn(operation: Operation) -> Operation:

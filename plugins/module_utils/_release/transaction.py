@@ -214,7 +214,7 @@ class HostTransaction:
         version = None
         if state.live is not None:
             version = self.record.release(state.live).version
-        timer = self.timer.armed()
+        timer = self.timer.armed(RELEASE)
         return {
             "release": state.live,
             "version": version,
@@ -372,7 +372,7 @@ class HostTransaction:
             )
 
     def _deadline(self) -> float | None:
-        timer = self.timer.armed()
+        timer = self.timer.armed(RELEASE)
         return timer["deadline"] if timer else None
 
     def _manager(self) -> WorkerManager:

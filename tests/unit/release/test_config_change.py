@@ -20,6 +20,12 @@ from tests.unit.conftest import wait_for
 from tests.unit.release.conftest import Host
 
 
+def change_of(state_dir: Path, to: str) -> ConfigChange:
+    """The change that the module would conduct."""
+    params: dict[str, Any] = {"fleet": "mailer", "state_dir": str(state_dir), "to": to, "paths": None}
+    return ConfigChange(dict(params, exclude=[], sensitive=[], validate=[]))
+
+
 class Place:
     """A watched file with two recorded states, `old` and `new`, the second one live."""
 
@@ -34,8 +40,7 @@ class Place:
         history.snapshot("new")
 
     def change(self, to: str) -> ConfigChange:
-        params: dict[str, Any] = {"fleet": "mailer", "state_dir": str(self.state), "to": to, "paths": None, "exclude": [], "sensitive": []}
-        return ConfigChange(dict(params, validate=[]))
+        return change_of(self.state, to)
 
 
 @pytest.fixture

@@ -29,6 +29,13 @@ def test_killed_at_a_few_operations(make_host: Callable[[str], CrashHost], memor
     assert judge.counts["points"] >= 2
 
 
+@pytest.mark.parametrize("name", ["switch", "confirm", "config take back"])
+def test_power_cut_at_a_few_operations(make_host: Callable[[str], CrashHost], memory: Path, name: str) -> None:
+    judge = Judge(make_host("host"), next(one for one in SCENARIOS if one.name == name), memory / "saved")
+    print(judge.cut_power(every=4))
+    assert judge.counts["states"] >= 2
+
+
 def processes(host: Host) -> list[str]:
     """The version folder that each worker process is in, as the kernel tells it."""
     found = []
