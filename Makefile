@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit contract contract-sample managers molecule bench bench-queues requirements clean
+.PHONY: help drill test lint unit contract contract-sample managers crash molecule molecule-confirm bench bench-queues requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ drill: $(LINK) ## rehearse a rollback on this machine: real Redis, real workers,
 
 test: $(LINK) ## everything CI checks: lint, unit, a sample of the contract, service managers, molecule
 	@scripts/venv.sh test
-	@exec .venv/test/bin/python scripts/stages.py lint unit contract-sample managers molecule
+	@exec .venv/test/bin/python scripts/stages.py lint unit contract-sample managers molecule molecule-confirm
 
 lint: $(LINK) ## ansible-lint, ruff, mypy, yamllint, import-linter, ansible-test sanity
 	@scripts/venv.sh test
@@ -44,9 +44,17 @@ managers: $(LINK) ## the contract of the service managers on real ones; needs Do
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/managers.py $(ARGS)
 
+crash: $(LINK) ## SIGKILL after every operation of every phase on a host, and power loss (some minutes)
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/crash.py $(ARGS)
+
 molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8); needs Docker Engine
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/scenario.py "$(SCENARIO)" $(ARGS)
+
+molecule-confirm: $(LINK) ## the confirm timer in containers: the controller dies after the switch, the host is restarted
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/scenario.py confirm $(ARGS)
 
 bench: $(LINK) ## measure the rollback against a hand-written playbook, in the same containers
 	@scripts/venv.sh test

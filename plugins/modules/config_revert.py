@@ -19,6 +19,9 @@ description:
   - What is on the host and was never recorded is recorded first, so that no edit is lost. Find it with
     M(queueops.fleet.config_info).
   - Goes forward in the same way. Give the id of a newer snapshot.
+  - With O(confirm_timeout) the host itself puts back what was there before, unless O(state=confirmed) comes in time, however the
+    controller, the connection or the host fared meanwhile. Until then another change of the config or a switch of the release is
+    refused; going back to RV(was), without O(confirm_timeout), is not.
   - Does not restart or reload the workers. A rollback of code and config together is M(queueops.fleet.worker_release).
 extends_documentation_fragment:
   - queueops.fleet.attributes
@@ -36,7 +39,8 @@ attributes:
 options:
   to:
     description:
-      - The snapshot to go to, by its label, by its id, or by the first digits of its id, at least four. A label goes before an id.
+      - The snapshot to go to, or with O(state=confirmed) the one that is confirmed.
+      - Named by its label, by its id, or by the first digits of its id, at least four. A label goes before an id.
       - Or a time, for the snapshot that was live then. As C(2026-11-26T20:00:00Z), with or without the seconds, and with another zone
         as C(2026-11-26T21:00+01:00). Or as a duration back from now in weeks, days, hours, minutes and seconds, for example
         C(90m ago), C(1d12h ago) or C(2w ago).
@@ -46,6 +50,20 @@ options:
         go.
     type: str
     required: true
+  state:
+    description:
+      - V(reverted) puts the snapshot O(to) in place.
+      - V(confirmed) keeps it. It fails if the host is not at that snapshot any more, because the time was up.
+    type: str
+    choices: [reverted, confirmed]
+    default: reverted
+  confirm_timeout:
+    description:
+      - Seconds after which the host puts back what was there before, unless it was confirmed. Armed before the first live change,
+        as a systemd service where systemd is, which survives a reboot. Elsewhere a process waits, and after a reboot the next run of
+        the collection on the host does its work.
+      - Without it the change needs no confirmation.
+    type: int
   paths:
     description:
       - Restrict the revert to these absolute paths. Only what the snapshot watched as well is touched.
@@ -85,6 +103,19 @@ EXAMPLES = r"""
   queueops.fleet.config_revert:
     fleet: mailer
     to: "2026-11-26T20:00:00Z"
+
+- name: Go back for five minutes at most, unless it is confirmed
+  queueops.fleet.config_revert:
+    fleet: mailer
+    to: before-tuning
+    confirm_timeout: 300
+  register: tuning
+
+- name: Keep it
+  queueops.fleet.config_revert:
+    fleet: mailer
+    to: "{{ tuning.snapshot.id }}"
+    state: confirmed
 
 - name: Undo the last change, whatever it was
   queueops.fleet.config_revert:
@@ -153,6 +184,11 @@ recovered:
   type: list
   elements: str
   sample: []
+confirm_until:
+  description: When the host puts back what was there before, in seconds since the epoch. Null when nothing waits for a confirmation.
+  returned: success
+  type: float
+  sample: null
 known:
   description: The newest snapshots with C(id), C(label) and C(time).
   returned: failure, when there is no snapshot O(to)
@@ -166,11 +202,16 @@ error:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
-from ansible_collections.queueops.fleet.plugins.module_utils._config.options import CONFIG_OPTIONS, revert
+from ansible_collections.queueops.fleet.plugins.module_utils._config.options import CONFIG_OPTIONS
+from ansible_collections.queueops.fleet.plugins.module_utils._release.config_change import ConfigChange
 
 
 def _body(module: AnsibleModule) -> Outcome:
-    result, changed, diffs, warnings = revert(module.params, dry_run=module.check_mode)
+    change = ConfigChange(module.params)
+    if module.params["state"] == "confirmed":
+        result, changed, diffs, warnings = change.confirm(module.check_mode)
+    else:
+        result, changed, diffs, warnings = change.revert(module.params["confirm_timeout"], module.check_mode)
     return Outcome(changed, result, [diff.as_ansible() for diff in diffs] if module._diff else None, warnings)
 
 
@@ -178,6 +219,8 @@ def main() -> None:
     """Run the module."""
     own = {
         "to": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": ["reverted", "confirmed"], "default": "reverted"},
+        "confirm_timeout": {"type": "int"},
         "paths": {"type": "list", "elements": "str"},
         "validate": {"type": "list", "elements": "str", "default": []},
     }

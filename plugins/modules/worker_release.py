@@ -47,11 +47,16 @@ options:
     choices: [prepared, active, confirmed, reverted]
     required: true
   release:
-    description: Number of the release. V(0) is the host as it was found before the first deploy.
-    type: int
-    required: true
+    description:
+      - The release, by its number. V(0) is the host as it was found before the first deploy.
+      - V(known_good) is the release that was confirmed last on this host and that it was not rolled back from. That is the live one,
+        unless it still waits for its confirmation; so a second rollback, and one on a host that missed the deploy, change nothing.
+        To go behind a confirmed release name it by number or version, as P(queueops.fleet.rollback#role) does from the fleet's journal.
+      - Without it, the newest release here of O(version) is meant.
+    type: raw
   version:
-    description: Worker version to prepare.
+    description:
+      - Worker version to prepare. In the other phases, without O(release), it names the release.
     type: str
   artifact:
     description:
@@ -146,6 +151,22 @@ EXAMPLES = r"""
     config: "{{ queueops_fleet.config }}"
     worker: "{{ queueops_fleet.worker }}"
 
+- name: Go back to what was confirmed last, if what is live was not
+  queueops.fleet.worker_release:
+    fleet: mailer
+    phase: reverted
+    release: known_good
+    config: "{{ queueops_fleet.config }}"
+    worker: "{{ queueops_fleet.worker }}"
+
+- name: Go back by version
+  queueops.fleet.worker_release:
+    fleet: mailer
+    phase: reverted
+    version: 1.0.0
+    config: "{{ queueops_fleet.config }}"
+    worker: "{{ queueops_fleet.worker }}"
+
 - name: Put release 1 back, code and config
   queueops.fleet.worker_release:
     fleet: mailer
@@ -232,13 +253,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
-from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import (
-    HostSettings,
-    HostTransaction,
-    Order,
-    Result,
-    Wanted,
-)
+from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import HostSettings, Order, Result, Wanted
+from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import HostTransaction
 from ansible_collections.queueops.fleet.plugins.module_utils._worker_options import worker_options
 
 CONFIG_SPEC = {
@@ -268,12 +284,12 @@ CONFIG_SPEC = {
 def wanted_release(module: AnsibleModule) -> Wanted:
     """The release that the options describe."""
     params = module.params
-    for option in ("version", "artifact", "checksum"):
-        if not params[option]:
+    for option in ("version", "artifact", "checksum", "release"):
+        if params[option] in (None, "") or (option == "release" and not str(params[option]).isdigit()):
             raise Refused(
                 "phase=prepared of a new release needs the option %s" % option,
                 option=option,
-                next_step="Give version, artifact and checksum, or name a release that is recorded on the host and no version",
+                next_step="Give version, artifact, checksum and a number as release; or no version, to examine a release that is here",
             )
     files = [
         DesiredFile(
@@ -286,27 +302,25 @@ def wanted_release(module: AnsibleModule) -> Wanted:
         for entry in params["config"]["files"]
     ]
     artifact = params["artifact"].replace("{version}", params["version"])
-    return Wanted(params["release"], params["version"], artifact, params["checksum"], files)
+    return Wanted(int(params["release"]), params["version"], artifact, params["checksum"], files)
 
 
 def run_phase(transaction: HostTransaction, module: AnsibleModule) -> Result:
     """The one call into the room that the options ask for."""
     params = module.params
     order = Order(params["operation"], params["epoch"])
-    number = params["release"]
     if params["phase"] == "prepared" and params["version"]:
         wanted = wanted_release(module)
         return transaction.foresee(wanted, order) if module.check_mode else transaction.prepare(wanted, order)
+    number = transaction.record.named(params["release"], params["version"])
     if params["phase"] == "prepared":
         return transaction.examine(number, order)
+    if params["phase"] == "confirmed":
+        return transaction.foresee_confirm(number, order) if module.check_mode else transaction.confirm(number, order)
     if module.check_mode:
-        found = transaction.examine(number, order)
-        found.changed = found.pending
-        return found
+        return transaction.foresee_switch(number, order, params["confirm_timeout"] if params["phase"] == "active" else None)
     if params["phase"] == "active":
         return transaction.activate(number, order, params["confirm_timeout"])
-    if params["phase"] == "confirmed":
-        return transaction.confirm(number, order)
     return transaction.revert(number, order)
 
 
@@ -348,7 +362,7 @@ def main() -> None:
         "fleet": {"type": "str", "required": True},
         "state_dir": {"type": "path", "default": "/var/lib/queueops"},
         "phase": {"type": "str", "choices": ["prepared", "active", "confirmed", "reverted"], "required": True},
-        "release": {"type": "int", "required": True},
+        "release": {"type": "raw"},
         "version": {"type": "str"},
         "artifact": {"type": "str"},
         "checksum": {"type": "str"},

@@ -245,12 +245,16 @@ class Repository:
             pause = min(pause * 1.5, 1.0)
 
     def _create(self) -> None:
-        # Anything up to the mark may be left by a crash; git init makes it whole.
+        # Anything up to the mark may be left by a crash; git init makes it whole, but stops at a lock file and at a torn HEAD or config.
+        self._clear_away()
+        for name in ("HEAD", "config"):
+            _remove(os.path.join(self.repo_dir, name))
         self.git.run("init", "--quiet", "--bare", "--template=", "--shared=0600", self.repo_dir)
         self.git.run("symbolic-ref", "HEAD", MAIN)
         self._clear_away()
-        for folder in ("refs/heads", "refs", "objects", "."):
-            sync(to_bytes(os.path.join(self.repo_dir, folder)))
+        # git does not sync its config, nor any directory.
+        for path in ("config", "HEAD", "refs/heads", "refs", "objects", "."):
+            sync(to_bytes(os.path.join(self.repo_dir, path)))
         write_atomic(os.path.join(self.own, "complete"), b"1\n")
         sync(to_bytes(os.path.dirname(self.repo_dir)))
 

@@ -1,59 +1,72 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the confirm timer runs on the host: take the unconfirmed release back."""
+"""What waits for the confirm timer on the host, and takes the unconfirmed change back."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from .._errors import FleetError
 from .._files import read_json
-from .transaction import HostSettings, HostTransaction
+from . import waiter
+from .config_change import ConfigChange
+from .orders import HostSettings
+from .timer import CONFIG, seconds_left
+from .transaction import HostTransaction
 
-#: Longest sleep of the watchdog between two looks at its order, s.
+#: Longest sleep between two looks at the order, s.
 _LOOK_EVERY = 1.0
 
-#: A take-back that failed is tried again after this many seconds.
-_TRY_AGAIN = 30.0
+#: A take-back that failed is tried again after so many seconds, then after twice as many, up to the last.
+_TRY_AGAIN = (1.0, 30.0)
+
+
+class _Conductor(Protocol):
+    def take_back(self, token: str) -> str: ...
 
 
 def main(arguments: list[str]) -> int:
-    """``FOLDER TOKEN [--wait]``: wait until the deadline (watchdog only), then take back. Exit 0 when nothing is left to do."""
-    folder, token = arguments[0], arguments[1]
-    waits_itself = "--wait" in arguments[2:]
-    settings = _settings(folder)
-    while True:
-        if waits_itself and not _reached(folder, token):
-            return 0
-        try:
-            outcome = HostTransaction(settings).take_back(token)
-        except FleetError as error:
-            sys.stderr.write("queueops.fleet: %s: %s\n" % (settings.fleet, error.sentence()))
-            time.sleep(_TRY_AGAIN)
-            continue
-        sys.stderr.write("queueops.fleet: %s: confirm timer: %s\n" % (settings.fleet, outcome))
+    """``FOLDER``: wait until the deadline of the timer that is armed there, then take back. Exit 0 when nothing is left to do."""
+    folder = arguments[0]
+    armed = read_json(os.path.join(folder, "timer.json"))
+    if armed is None:
         return 0
+    token = str(armed["token"])
+    waiter.show_life(folder, token)
+    pause = _TRY_AGAIN[0]
+    while _reached(folder, token):
+        try:
+            _say("confirm timer: %s" % _conductor(folder).take_back(token))
+            return 0
+        except FleetError as error:
+            _say(error.sentence())
+        time.sleep(pause)
+        pause = min(pause * 2, _TRY_AGAIN[1])
+    return 0
 
 
-def _settings(folder: str) -> HostSettings:
-    with open(os.path.join(folder, "agent", "settings.json"), "rb") as stream:
-        found: dict[str, Any] = json.loads(stream.read().decode())
-    return HostSettings(**found)
+def _conductor(folder: str) -> _Conductor:
+    found: dict[str, Any] = read_json(os.path.join(folder, "agent", "settings.json"))
+    if found["kind"] == CONFIG:
+        return ConfigChange(found["settings"])
+    return HostTransaction(HostSettings(**found["settings"]))
 
 
 def _reached(folder: str, token: str) -> bool:
     """Wait for the deadline; False when the timer was disarmed or armed anew meanwhile."""
-    path = os.path.join(folder, "timer.json")
     while True:
-        armed = read_json(path)
+        armed = read_json(os.path.join(folder, "timer.json"))
         if armed is None or armed["token"] != token:
             return False
-        left = armed["deadline"] - time.time()
+        left = seconds_left(armed)
         if left <= 0:
             return True
         time.sleep(min(left, _LOOK_EVERY))
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write("queueops.fleet: %s\n" % sentence)

@@ -12,11 +12,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Iterator
 
-from .._errors import Conflict, FleetError, NotFound
+from .._errors import Conflict, FleetError, NotFound, Refused
 from .._files import make_private_dir, read_json, write_json
 
 #: The state of the host as it was found before the first deploy.
 AS_FOUND = 0
+
+#: Stands for the release that was confirmed last.
+KNOWN_GOOD = "known_good"
 
 SCHEMA = 1
 
@@ -154,6 +157,38 @@ class HostRecord:
                 next_step="Name one of the known releases, or deploy the version to this host first",
             )
         return ReleaseRecord(**found)
+
+    def named(self, release: str | int | None, version: str | None) -> int:
+        """The number of the release that a person means.
+
+        :param release: a number, or ``known_good``: the release that was confirmed last here and not rolled back from, which is the
+            live one unless it still waits for its confirmation. None: the newest release of ``version``, one that was live if any was.
+        :raises Refused: neither is given, or it is not a number.
+        :raises NotFound: there is none.
+        """
+        if release is not None and str(release).isdigit():
+            return int(release)
+        state = self.state()
+        if release == KNOWN_GOOD:
+            number = state.live if state.phase == "confirmed" else state.previous
+        elif release is None and version:
+            of_version = [record for record in self.releases() if record.version == version]
+            number = max(of_version, key=lambda record: (record.activated, record.number)).number if of_version else None
+        else:
+            raise Refused(
+                "%r does not name a release" % (release,),
+                option="release",
+                next_step="Give a number, `known_good`, or a version without a release",
+            )
+        if number is None:
+            what = "known good release" if release == KNOWN_GOOD else "release of version %s" % version
+            known = ", ".join("%d (%s)" % (record.number, record.version) for record in self.releases()) or "none"
+            raise NotFound(
+                "There is no %s of fleet %s on this host; known here: %s" % (what, self.fleet, known),
+                option="release",
+                next_step="Name one of the known releases, or deploy the version to this host first",
+            )
+        return number
 
     def save_release(self, record: ReleaseRecord) -> None:
         write_json(self._path_of(record.number), asdict(record))

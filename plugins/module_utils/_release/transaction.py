@@ -10,79 +10,22 @@ instruction the process dies at, the next run, or the confirm timer, reads the i
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-from .._config.history import LIVE, ConfigHistory, DesiredFile, FileDiff, Snapshot
+from .._config.history import LIVE, ConfigHistory
 from .._config.watch import Watch
-from .._errors import Conflict, FleetError, HalfDone, PutBack, Refused
+from .._errors import Conflict, PutBack, Refused
 from .._journal.events import Event
 from .._journal.journal import Journal
 from .._worker.api import WorkerManager
-from .._worker.health import wait_healthy
 from .._worker.registry import open_manager
 from .._worker.versions import VersionStore
+from .config_change import put_config_back
+from .orders import HostSettings, Order, Result, Wanted
 from .record import AS_FOUND, HostRecord, HostState, ReleaseRecord
-from .timer import ConfirmTimer
-
-
-@dataclass
-class HostSettings:
-    """What does not change between orders.
-
-    :ivar host: the inventory name, for messages and events.
-    :ivar worker: the fleet specification's ``worker``.
-    :ivar config: the fleet specification's ``config`` without ``files``.
-    """
-
-    host: str
-    fleet: str
-    state_dir: str
-    worker: dict[str, Any]
-    config: dict[str, Any]
-
-
-@dataclass
-class Order:
-    """Which operation wants this change, and how new it is."""
-
-    operation: str | None = None
-    epoch: int | None = None
-
-
-@dataclass
-class Wanted:
-    """A release to prepare: the version, where its artifact is, and the config files in their final form."""
-
-    number: int
-    version: str
-    artifact: str
-    checksum: str
-    files: list[DesiredFile] = field(default_factory=list)
-
-
-@dataclass
-class Result:
-    """What a phase did.
-
-    :ivar changed: whether anything live, or anything prepared, was changed (or would be, in check mode).
-    :ivar release: the release that the phase was about.
-    :ivar differs: whether a release of this number was live here before, made of something else: it needs a new number.
-    :ivar pending: whether the host has to be switched in order to be on that release.
-    :ivar diffs: config differences between live and the release.
-    :ivar before: the live version, for the diff. ``after``: the release's.
-    :ivar timings: seconds per step.
-    """
-
-    changed: bool
-    release: dict[str, Any] | None = None
-    differs: bool = False
-    pending: bool = False
-    diffs: list[FileDiff] = field(default_factory=list)
-    before: str = ""
-    after: str = ""
-    timings: dict[str, float] = field(default_factory=dict)
-    confirm_until: float | None = None
+from .switch import Switch
+from .timer import CONFIG, RELEASE, ConfirmTimer, seconds_left
 
 
 class HostTransaction:
@@ -90,48 +33,51 @@ class HostTransaction:
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
-        self._record = HostRecord(settings.state_dir, settings.fleet)
+        self.record = HostRecord(settings.state_dir, settings.fleet)
         config = settings.config
-        self._history = ConfigHistory(
-            self._record.config_repo,
+        self.history = ConfigHistory(
+            self.record.config_repo,
             Watch(config.get("paths") or [], config.get("exclude") or [], config.get("sensitive") or []),
         )
         worker = settings.worker
         self._store = VersionStore(worker["root"], worker.get("owner"), worker.get("group"))
-        self._timer = ConfirmTimer(self._record.folder, settings.fleet)
+        self.timer = ConfirmTimer(self.record.folder, settings.fleet)
+        #: Whether this run had to put something right that an earlier one had left.
+        self._mended = False
+        self._switch = Switch(settings, self.record, self.history, self._store)
 
     # -- phases ---------------------------------------------------------------------------------------------------
 
     def prepare(self, wanted: Wanted, order: Order) -> Result:
         """Fetch, verify and record a release beside the live one. Nothing live changes."""
         self._preflight(order)
-        self._record.create()
-        with self._record.locked():
+        self.record.create()
+        with self.record.locked():
             state = self._recovered(order)
             self._store.prepare(wanted.version, wanted.artifact, wanted.checksum)
             state = self._note_as_found(state)
-            made_of = self._history.tree_of(wanted.files)
+            made_of = self.history.tree_of(wanted.files)
             known = self._known(wanted.number)
             if known is not None and known.is_made_of(wanted.version, wanted.checksum, made_of):
-                return self._compared(state, known, changed=False)
+                return self._compared(state, known, changed=self._mended)
             if known is not None and known.activated:
-                return Result(False, known.public(), differs=True, pending=True)
-            snapshot = self._history.snapshot("release-%d" % wanted.number, wanted.number, overlay=wanted.files)[0]
+                return Result(self._mended, known.public(), differs=True, pending=True)
+            snapshot = self.history.snapshot("release-%d" % wanted.number, wanted.number, overlay=wanted.files)[0]
             record = ReleaseRecord(wanted.number, wanted.version, wanted.checksum, snapshot.id, snapshot.tree, time.time())
-            self._record.save_release(record)
+            self.record.save_release(record)
             return self._compared(state, record, changed=True)
 
     def foresee(self, wanted: Wanted, order: Order) -> Result:
         """What ``prepare`` would find. Reads only."""
         self._preflight(order)
-        state = self._record.state()
+        state = self.record.state()
         self._store.check(wanted.version, wanted.artifact, wanted.checksum)
         known = self._known(wanted.number)
-        if known is not None and known.is_made_of(wanted.version, wanted.checksum, self._history.tree_of(wanted.files)):
+        if known is not None and known.is_made_of(wanted.version, wanted.checksum, self.history.tree_of(wanted.files)):
             return self._compared(state, known, changed=False)
         if known is not None and known.activated:
             return Result(False, known.public(), differs=True, pending=True)
-        diffs = self._history.diff(LIVE, wanted.files)
+        diffs = self.history.diff(LIVE, wanted.files)
         return Result(
             changed=True,
             release={"number": wanted.number, "version": wanted.version, "checksum": wanted.checksum, "snapshot": None, "digest": None},
@@ -144,7 +90,7 @@ class HostTransaction:
     def examine(self, number: int, order: Order) -> Result:
         """Whether a release that is recorded here can be switched to, and what that would change. Reads only."""
         self._preflight(order)
-        state = self._record.state()
+        state = self.record.state()
         record = self._ready(number)
         return self._compared(state, record, changed=False)
 
@@ -152,22 +98,30 @@ class HostTransaction:
         """Switch to a prepared release under an armed confirm timer."""
         self._preflight(order)
         record = self._ready(number)
-        with self._record.locked():
+        with self.record.locked():
             state = self._recovered(order)
-            found = self._compared(state, record, changed=False)
+            found = self._compared(state, record, changed=self._mended)
             if not found.pending:
                 found.confirm_until = self._deadline()
                 return found
             self._refuse_slow_switch(confirm_timeout)
-            timer = self._timer.arm(confirm_timeout, order.operation or "by-hand", number, self._agent_settings())
+            of = {"kind": RELEASE, "release": number}
+            timer = self.timer.arm(confirm_timeout, order.operation or "by-hand", of, self._agent_settings())
             try:
-                timings = self._switch(state, record, order)
+                timings = self._go(state, record, order)
             except PutBack:
-                self._timer.disarm()
+                # A release that was live and unconfirmed before stays so.
+                if state.phase == "confirmed":
+                    self.timer.disarm()
                 raise
-            state.previous = state.live if state.live != number else state.previous
-            state.phase = "active"
+            repaired = state.live == number and state.phase == "confirmed"
+            if not repaired:
+                # The way back leads to what was confirmed, never to another unconfirmed release.
+                state.previous = state.live if state.phase == "confirmed" else state.previous
+                state.phase = "active"
             self._settle(state, record, order)
+            if repaired:
+                self.timer.disarm()
             self._note("host_switched", number, order, timings)
             return Result(
                 True,
@@ -177,30 +131,45 @@ class HostTransaction:
                 before=found.before,
                 after=found.after,
                 timings=timings,
-                confirm_until=timer["deadline"],
+                confirm_until=None if repaired else timer["deadline"],
             )
+
+    def foresee_switch(self, number: int, order: Order, confirm_timeout: float | None) -> Result:
+        """What ``activate``, or without a timeout ``revert``, would change, or refuse. Reads only."""
+        found = self.examine(number, order)
+        if found.pending and confirm_timeout is not None:
+            self._refuse_slow_switch(confirm_timeout)
+            self.timer.refuse_another(order.operation or "by-hand")
+        found.changed = found.pending or (confirm_timeout is None and self._unconfirmed(self.record.state()))
+        return found
+
+    def foresee_confirm(self, number: int, order: Order) -> Result:
+        """What ``confirm`` would change, once the release is live. Reads only."""
+        found = self.examine(number, order)
+        found.changed = self._unconfirmed(self.record.state())
+        return found
 
     def confirm(self, number: int, order: Order) -> Result:
         """Disarm the confirm timer: the release is known good here."""
         self._preflight(order)
-        record = self._record.release(number)
-        with self._record.locked():
+        record = self.record.release(number)
+        with self.record.locked():
             state = self._recovered(order)
             if state.live != number:
                 raise Conflict(
                     "Release %d is not live on %s: release %s is, since %s"
                     % (number, self._settings.host, state.live, _clock(state.since)),
                     still_true="Nothing was changed",
-                    next_step="The confirm timer or another operation put it back: read %s, then deploy again" % self._record.events_path,
+                    next_step="The confirm timer or another operation put it back: read %s, then deploy again" % self.record.events_path,
                 )
-            if state.phase == "confirmed" and self._timer.armed() is None:
-                return Result(False, record.public())
+            if not self._unconfirmed(state):
+                return Result(self._mended, record.public())
             # The order matters: a death between the two leaves a timer that finds nothing to take back.
             state.phase = "confirmed"
             state.previous = None
             self._fence(state, order)
-            self._record.save_state(state)
-            self._timer.disarm()
+            self.record.save_state(state)
+            self._disarm()
             self._note("host_confirmed", number, order, {})
             return Result(True, record.public())
 
@@ -208,19 +177,22 @@ class HostTransaction:
         """Switch to an earlier release that is recorded here; it needs no confirmation."""
         self._preflight(order)
         record = self._ready(number)
-        with self._record.locked():
+        with self.record.locked():
             state = self._recovered(order)
-            found = self._compared(state, record, changed=False)
-            disarmed = self._timer.disarm()
-            if not found.pending:
-                if disarmed or state.phase != "confirmed":
-                    state.phase, state.previous = "confirmed", None
-                    self._settle(state, record, order)
+            found = self._compared(state, record, changed=self._mended)
+            if self.timer.armed(CONFIG) is not None:
+                # The release says what the config is from here on.
+                self.timer.disarm()
+            timings = self._go(state, record, order) if found.pending else {}
+            if not found.pending and not self._unconfirmed(state):
                 return found
-            timings = self._switch(state, record, order)
-            state.phase = "confirmed"
-            state.previous = None
+            state.phase, state.previous = "confirmed", None
             self._settle(state, record, order)
+            # Last: a death on the way leaves the timer, which finishes the way back.
+            self.timer.disarm()
+            if not found.pending:
+                found.changed = True
+                return found
             self._note("host_reverted", number, order, timings)
             return Result(True, record.public(), diffs=found.diffs, before=found.before, after=found.after, timings=timings)
 
@@ -229,33 +201,20 @@ class HostTransaction:
 
         :returns: what was done, in one word for the log.
         """
-        with self._record.locked(patience=3600):
-            armed = self._timer.armed()
+        with self.record.locked(patience=3600):
+            armed = self.timer.armed(RELEASE)
             if armed is None or armed["token"] != token:
                 return "disarmed"
-            order = Order(armed["operation"], None)
-            state = self._record.state()
-            interrupted = state.intent is not None
-            state = self._recovered(order)
-            if state.phase == "active" and state.live == armed["release"] and state.previous is not None:
-                record = self._record.release(state.previous)
-                timings = self._switch(state, record, order)
-                state.phase, state.previous = "confirmed", None
-                self._settle(state, record, order)
-                self._note("confirm_timer_reverted", record.number, order, timings, "not confirmed in time")
-            elif not interrupted:
-                self._timer.disarm()
-                return "nothing to take back"
-            self._timer.disarm()
-            return "taken back"
+            self._recovered(Order(armed["operation"], None), expired=True)
+            return "taken back" if self._mended else "nothing to take back"
 
     def status(self) -> dict[str, Any]:
         """Where the host stands: live release, phase, and the version of each running worker process."""
-        state = self._record.state()
+        state = self.record.state()
         version = None
         if state.live is not None:
-            version = self._record.release(state.live).version
-        timer = self._timer.armed()
+            version = self.record.release(state.live).version
+        timer = self.timer.armed(RELEASE)
         return {
             "release": state.live,
             "version": version,
@@ -272,93 +231,75 @@ class HostTransaction:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def _switch(self, state: HostState, target: ReleaseRecord, order: Order) -> dict[str, float]:
-        """Quiet, swap config and code, start, check. On any failure the host is put back as it was."""
-        origin = self._record.release(state.live if state.live is not None else AS_FOUND)
+    def _go(self, state: HostState, target: ReleaseRecord, order: Order) -> dict[str, float]:
         self._fence(state, order)
-        state.intent = {"from": origin.number, "to": target.number, "at": time.time()}
-        self._record.save_state(state)
         try:
-            return self._go_to(target)
-        except (FleetError, OSError) as problem:
-            raise self._put_back(state, origin, target, problem) from problem
+            return self._switch.to(state, target)
+        except PutBack as put_back:
+            self._note("host_put_back", state.live or AS_FOUND, Order(state.operation, state.epoch), {}, put_back.message)
+            raise
 
-    def _put_back(self, state: HostState, origin: ReleaseRecord, target: ReleaseRecord, problem: Exception) -> FleetError:
-        reason = problem.message if isinstance(problem, FleetError) else str(problem)
-        details = dict(problem.details) if isinstance(problem, FleetError) else {}
-        host = self._settings.host
-        try:
-            self._go_to(origin)
-        except (FleetError, OSError) as second:
-            second_reason = second.message if isinstance(second, FleetError) else str(second)
-            return HalfDone(
-                "Switching %s to release %d failed (%s), and release %d could not be put back either (%s)"
-                % (host, target.number, reason, origin.number, second_reason),
-                still_true="The intent is recorded in %s; no worker of release %d was left running by this run"
-                % (self._record.folder, target.number),
-                next_step="Mend the second cause, then run the same playbook again: it finishes putting release %d back" % origin.number,
-                details=details,
-            )
-        state.intent = None
-        self._record.save_state(state)
-        self._note("host_put_back", origin.number, Order(state.operation, state.epoch), {}, reason)
-        return PutBack(
-            "Switching %s to release %d failed: %s" % (host, target.number, reason),
-            still_true="%s is back on release %d (version %s), code and config" % (host, origin.number, origin.version),
-            next_step=(problem.next_step if isinstance(problem, FleetError) else None) or "Mend the cause, then run again",
-            details=details,
-        )
+    def _recovered(self, order: Order, expired: bool = False) -> HostState:
+        """The host's state, after undoing a change that an earlier run left half-way, or that was not confirmed in time.
 
-    def _go_to(self, target: ReleaseRecord) -> dict[str, float]:
-        """Bring the host to ``target``, from whatever mixture it is in. Every step may be repeated."""
-        manager = self._manager()
-        timings: dict[str, float] = {}
-        with _timed(timings, "drain"):
-            manager.quiet()
-            manager.wait_stopped(float(self._settings.worker["drain_timeout"]))
-        with _timed(timings, "swap"):
-            self._history.apply(self._history.resolve(target.snapshot))
-            self._store.activate(target.version)
-            manager.reload()
-        with _timed(timings, "start"):
-            if target.running and target.version is not None:
-                manager.start()
-                worker = self._settings.worker
-                wait_healthy(manager, target.version, worker.get("health") or {}, float(worker["start_timeout"]))
-        return timings
-
-    def _recovered(self, order: Order) -> HostState:
-        """The host's state, after undoing a change that an earlier run left half-way."""
-        state = self._record.state()
+        :param expired: the confirm timer's time is up, whatever the clock says.
+        """
+        state = self.record.state()
         self._refuse_older(state, order)
-        if state.intent is None:
-            return state
-        origin = self._record.release(state.intent["from"])
-        interrupted = state.intent["to"]
-        self._go_to(origin)
-        state.intent = None
-        self._record.save_state(state)
-        if state.phase == "confirmed":
-            self._timer.disarm()
-        self._note("host_recovered", origin.number, order, {}, "a switch to release %s was interrupted" % interrupted)
+        if state.intent is not None:
+            origin = self.record.release(state.intent["from"])
+            interrupted = state.intent["to"]
+            self._switch.go_to(origin)
+            state.intent = None
+            self.record.save_state(state)
+            self._mended = True
+            if state.phase == "confirmed":
+                self._disarm()
+            self._note("host_recovered", origin.number, order, {}, "a switch to release %s was interrupted" % interrupted)
+        armed = self.timer.armed()
+        # What waits has a second to act by itself; where a reboot ended it, this run does its work.
+        if armed is not None and (expired or seconds_left(armed) < -1.0):
+            self._take_back(state, armed)
         return state
+
+    def _take_back(self, state: HostState, armed: dict[str, Any]) -> None:
+        if armed.get("kind") == CONFIG:
+            put_config_back(self.record, armed)
+            self._mended = True
+        elif state.phase == "active" and state.live == armed["release"] and state.previous is not None:
+            order = Order(armed["operation"], None)
+            record = self.record.release(state.previous)
+            timings = self._go(state, record, order)
+            state.phase, state.previous = "confirmed", None
+            self._settle(state, record, order)
+            self._mended = True
+            self._note("confirm_timer_reverted", record.number, order, timings, "not confirmed in time")
+        self.timer.disarm()
+
+    def _unconfirmed(self, state: HostState) -> bool:
+        return state.phase != "confirmed" or self.timer.armed(RELEASE) is not None
+
+    def _disarm(self) -> None:
+        """Disarm the timer if it is a release's; one of a config change goes on."""
+        if self.timer.armed(RELEASE) is not None:
+            self.timer.disarm()
 
     def _settle(self, state: HostState, record: ReleaseRecord, order: Order) -> None:
         if not record.activated:
             record.activated = True
-            self._record.save_release(record)
+            self.record.save_release(record)
         self._fence(state, order)
         state.live = record.number
         state.since = time.time()
         state.intent = None
-        self._record.save_state(state)
+        self.record.save_state(state)
 
     # -- questions ------------------------------------------------------------------------------------------------
 
     def _preflight(self, order: Order) -> None:
         """All that can be refused by looking."""
-        self._refuse_older(self._record.state(), order)
-        self._history.check()
+        self._refuse_older(self.record.state(), order)
+        self.history.check()
         self._manager().validate()
 
     def _refuse_older(self, state: HostState, order: Order) -> None:
@@ -377,32 +318,32 @@ class HostTransaction:
 
     def _ready(self, number: int) -> ReleaseRecord:
         """The record of a release whose code and config are both still here."""
-        record = self._record.release(number)
+        record = self.record.release(number)
         if record.version is not None:
             self._store.require(record.version)
-        self._history.resolve(record.snapshot)
+        self.history.resolve(record.snapshot)
         return record
 
     def _known(self, number: int) -> ReleaseRecord | None:
-        return next((record for record in self._record.releases() if record.number == number), None)
+        return next((record for record in self.record.releases() if record.number == number), None)
 
     def _note_as_found(self, state: HostState) -> HostState:
         """Before the first release: record the host as it was found, so that there is a way back."""
         if state.live is not None:
             return state
-        snapshot = self._history.snapshot("release-0", AS_FOUND)[0]
+        snapshot = self.history.snapshot("release-0", AS_FOUND)[0]
         running = any(worker.state in ("running", "starting") for worker in self._manager().workers())
-        self._record.save_release(
+        self.record.save_release(
             ReleaseRecord(AS_FOUND, self._store.current(), None, snapshot.id, snapshot.tree, time.time(), activated=True, running=running)
         )
         state.live = AS_FOUND
         state.since = time.time()
-        self._record.save_state(state)
+        self.record.save_state(state)
         return state
 
     def _compared(self, state: HostState, record: ReleaseRecord, changed: bool) -> Result:
         """How far the host is from ``record``: by its state, its files and its running processes."""
-        diffs = self._history.diff(LIVE, self._snapshot_of(record))
+        diffs = self.history.diff(LIVE, self.history.resolve(record.snapshot))
         workers = self._manager().workers()
         serving = [worker for worker in workers if worker.state == "running" and worker.version == record.version]
         on_it = len(serving) == len(workers) if record.running and record.version is not None else True
@@ -415,9 +356,6 @@ class HostTransaction:
             before=self._live_version(),
             after=str(record.version),
         )
-
-    def _snapshot_of(self, record: ReleaseRecord) -> Snapshot:
-        return self._history.resolve(record.snapshot)
 
     def _live_version(self) -> str:
         return str(self._store.current())
@@ -434,21 +372,14 @@ class HostTransaction:
             )
 
     def _deadline(self) -> float | None:
-        timer = self._timer.armed()
+        timer = self.timer.armed(RELEASE)
         return timer["deadline"] if timer else None
 
     def _manager(self) -> WorkerManager:
         return open_manager(self._settings.worker)
 
     def _agent_settings(self) -> dict[str, Any]:
-        settings = self._settings
-        return {
-            "host": settings.host,
-            "fleet": settings.fleet,
-            "state_dir": settings.state_dir,
-            "worker": settings.worker,
-            "config": settings.config,
-        }
+        return {"kind": RELEASE, "settings": asdict(self._settings)}
 
     def _note(self, kind: str, release: int, order: Order, timings: dict[str, float], reason: str | None = None) -> None:
         """Write the host's own event; a lost fleet journal can be rebuilt from these."""
@@ -460,22 +391,7 @@ class HostTransaction:
             reason=reason,
             data={"release": release, "timings": timings},
         )
-        Journal(self._record.events_path).append([event])
-
-
-class _timed:
-    """Adds the seconds that a step took to ``timings[step]``."""
-
-    def __init__(self, timings: dict[str, float], step: str) -> None:
-        self._timings = timings
-        self._step = step
-        self._began = 0.0
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *raised: object) -> None:
-        self._timings[self._step] = round(time.monotonic() - self._began, 3)
+        Journal(self.record.events_path).append([event])
 
 
 def _clock(unix: float) -> str:

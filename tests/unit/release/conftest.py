@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import DesiredFile
-from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import HostSettings, HostTransaction, Wanted
+from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import HostSettings, Wanted
+from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import HostTransaction
 
 from tests.unit.conftest import wait_for
 

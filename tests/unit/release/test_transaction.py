@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, FleetError, HalfDone, NotFound, PutBack, Refused
-from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import Order
+from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import Order
 
 from tests.unit.conftest import wait_for
 from tests.unit.release.conftest import Host

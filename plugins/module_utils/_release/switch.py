@@ -1,0 +1,98 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one path on which a host goes to a release: forward, backward, after a failure, after a crash, and for the confirm timer."""
+
+from __future__ import annotations
+
+import time
+
+from .._config.history import ConfigHistory
+from .._errors import FleetError, HalfDone, PutBack
+from .._worker.health import wait_healthy
+from .._worker.registry import open_manager
+from .._worker.versions import VersionStore
+from .orders import HostSettings
+from .record import AS_FOUND, HostRecord, HostState, ReleaseRecord
+
+
+class Switch:
+    """Swaps code and config together; a failure puts the host back as it was."""
+
+    def __init__(self, settings: HostSettings, record: HostRecord, history: ConfigHistory, store: VersionStore) -> None:
+        self._settings = settings
+        self._record = record
+        self._history = history
+        self._store = store
+
+    def to(self, state: HostState, target: ReleaseRecord) -> dict[str, float]:
+        """Write the intent down, and go to ``target``; the caller crosses the intent out. Seconds per step.
+
+        :raises PutBack: it failed, and the host is back on the release that it was on.
+        :raises HalfDone: it failed, and so did the way back; the intent stays for the next run.
+        """
+        origin = self._record.release(state.live if state.live is not None else AS_FOUND)
+        state.intent = {"from": origin.number, "to": target.number, "at": time.time()}
+        self._record.save_state(state)
+        try:
+            return self.go_to(target)
+        except (FleetError, OSError) as problem:
+            raise self._put_back(state, origin, target, problem) from problem
+
+    def go_to(self, target: ReleaseRecord) -> dict[str, float]:
+        """Bring the host to ``target``, from whatever mixture it is in: quiet, swap, start, check. Every step may be repeated."""
+        manager = open_manager(self._settings.worker)
+        timings: dict[str, float] = {}
+        with _timed(timings, "drain"):
+            manager.quiet()
+            manager.wait_stopped(float(self._settings.worker["drain_timeout"]))
+        with _timed(timings, "swap"):
+            self._history.apply(self._history.resolve(target.snapshot))
+            self._store.activate(target.version)
+            manager.reload()
+        with _timed(timings, "start"):
+            if target.running and target.version is not None:
+                manager.start()
+                worker = self._settings.worker
+                wait_healthy(manager, target.version, worker.get("health") or {}, float(worker["start_timeout"]))
+        return timings
+
+    def _put_back(self, state: HostState, origin: ReleaseRecord, target: ReleaseRecord, problem: Exception) -> FleetError:
+        reason = problem.message if isinstance(problem, FleetError) else str(problem)
+        details = dict(problem.details) if isinstance(problem, FleetError) else {}
+        host = self._settings.host
+        try:
+            self.go_to(origin)
+        except (FleetError, OSError) as second:
+            second_reason = second.message if isinstance(second, FleetError) else str(second)
+            return HalfDone(
+                "Switching %s to release %d failed (%s), and release %d could not be put back either (%s)"
+                % (host, target.number, reason, origin.number, second_reason),
+                still_true="The intent is recorded in %s; no worker of release %d was left running by this run"
+                % (self._record.folder, target.number),
+                next_step="Mend the second cause, then run the same playbook again: it finishes putting release %d back" % origin.number,
+                details=details,
+            )
+        state.intent = None
+        self._record.save_state(state)
+        return PutBack(
+            "Switching %s to release %d failed: %s" % (host, target.number, reason),
+            still_true="%s is back on release %d (version %s), code and config" % (host, origin.number, origin.version),
+            next_step=(problem.next_step if isinstance(problem, FleetError) else None) or "Mend the cause, then run again",
+            details=details,
+        )
+
+
+class _timed:
+    """Adds the seconds that a step took to ``timings[step]``."""
+
+    def __init__(self, timings: dict[str, float], step: str) -> None:
+        self._timings = timings
+        self._step = step
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *raised: object) -> None:
+        self._timings[self._step] = round(time.monotonic() - self._began, 3)
