@@ -286,10 +286,10 @@ def test_tasks_that_others_go_on_holding_are_told(own: Procrastinate, rules: tup
     ids = own.fail(QUEUE, 5)
     with psycopg.connect(own.server.url) as connection:
         connection.execute("SELECT 1 FROM procrastinate_jobs WHERE id = ANY(%s) FOR UPDATE", [[int(task) for task in ids[1:4]]])
-        report = engine.redrive(own.open(connect_timeout=1.0), RedriveRequest(QUEUE, rules=list(rules) or [Rule()], run="r1"))
+        report = engine.redrive(own.open(connect_timeout=1.0), RedriveRequest(QUEUE, rules=rules or (Rule(),), run="r1"))
     assert (report.moved, report.matched, report.remaining) == (2, 5, 0)
     assert report.skipped_because == {"another session of the database holds it; run again when that has ended": 3}
-    again = engine.redrive(own.open(), RedriveRequest(QUEUE, rules=list(rules) or [Rule()], run="r1"))
+    again = engine.redrive(own.open(), RedriveRequest(QUEUE, rules=rules or (Rule(),), run="r1"))
     assert (again.moved, again.skipped) == (3, 0) and statuses(own, ids) == ["todo"] * 5
 
 
