@@ -60,10 +60,12 @@ options:
     type: str
   artifact:
     description:
-      - Path on the host, or URL, of the version's tar archive. C({version}) stands for O(version).
+      - What the version is made from, in one of the forms that M(queueops.fleet.worker_version) takes. They are a tar archive by path or URL, a
+        folder, a pip requirement or a container image. C({version}) stands for O(version).
     type: str
   checksum:
-    description: Checksum of the artifact, as C(sha256:<hex digits>).
+    description:
+      - Checksum of the artifact, as C(sha256:<hex digits>). What it is taken of, M(queueops.fleet.worker_version) says for each form.
     type: str
   config:
     description: What of the host's configuration belongs to a release.

@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import HostTransaction
+from ansible_collections.queueops.fleet.plugins.module_utils._worker import guard
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import WorkerManager, WorkerProcess
 
 from tests.unit.release.conftest import Host
@@ -39,8 +41,20 @@ class FileManager(WorkerManager):
         rows = json.loads(self._path.read_text())
         return [WorkerProcess(name, row["pid"], row["state"], 1.0, row["version"]) for name, row in sorted(rows.items())]
 
-    def quiet(self) -> None:
+    def _begin_stop(self) -> None:
         write_workers(self._path, "stopped", None)
+
+    def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
+        raise AssertionError("these workers are stopped, not signalled")
+
+    def guarded(self) -> bool:
+        return guard.is_installed(self.settings.root)
+
+    def check_guard(self) -> None:
+        pass
+
+    def guard(self) -> None:
+        guard.install(self.settings.root)
 
     def reload(self) -> bool:
         return False
@@ -48,13 +62,20 @@ class FileManager(WorkerManager):
     def _begin_start(self) -> None:
         current = Path(self.settings.root, "current")
         version = os.path.basename(os.readlink(current))
-        write_workers(self._path, "failed" if (current / "broken").exists() else "running", version)
+        fails = (current / "broken").exists() or not may_start(self.settings.root)
+        write_workers(self._path, "failed" if fails else "running", version)
 
     def kill_limit(self) -> float:
         return float("inf")
 
     def hint(self, name: str) -> str:
         return f"cat {self._path}"
+
+
+def may_start(root: str | Path) -> bool:
+    """What the check of the quarantine says, which the manager runs before each start; a host that never had one has none."""
+    check = Path(guard.check_path(str(root)))
+    return not check.exists() or subprocess.run([check], env={"PATH": os.defpath}, capture_output=True, check=False).returncode == 0
 
 
 def write_workers(path: Path, state: str, version: str | None) -> None:
@@ -80,7 +101,7 @@ class CrashHost(Host):
     def reboot(self) -> None:
         """What a start of the machine does to the workers: those that are enabled start with what ``current`` leads to."""
         link = self.root / "current"
-        if link.is_symlink():
+        if link.is_symlink() and may_start(self.root):
             write_workers(self.workers, "running", os.path.basename(os.readlink(link)))
         else:
             write_workers(self.workers, "stopped", None)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import Order
+from ansible_collections.queueops.fleet.plugins.module_utils._worker import guard
 
 from tests.crash.host import CrashHost, Picture
 from tests.crash.power import Disk, disks
@@ -82,6 +83,8 @@ class Judge:
         wanted = {release for release, live in zip(self.scenario.releases, (self.old, self.new), strict=True) if live == picture}
         assert status["release"] in wanted, f"{what}: the record says {status}"
         assert status["phase"] != "interrupted", what
+        barred = guard.entry(str(self.host.root), status["version"] or "none")
+        assert barred is None or (status["phase"] == "active" and not barred.holds), f"{what}: what is live may not start: {barred}"
         left = [str(path) for path in self.host.folder.rglob(".*.queueops-*")]
         assert not left, f"{what}: left behind {left}"
         if thorough:

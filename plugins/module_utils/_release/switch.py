@@ -6,14 +6,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from .._config.history import ConfigHistory
 from .._errors import FleetError, HalfDone, PutBack
+from .._worker import guard
 from .._worker.health import wait_healthy
 from .._worker.registry import open_manager
 from .._worker.versions import VersionStore
 from .orders import HostSettings
 from .record import AS_FOUND, HostRecord, HostState, ReleaseRecord
+
+
+@dataclass(frozen=True)
+class Unless:
+    """A version that starts only until a deadline, unix time: so a host that was away past it does not start it when it comes back."""
+
+    deadline: float
+    why: str
+    operation: str | None
 
 
 class Switch:
@@ -25,9 +36,10 @@ class Switch:
         self._history = history
         self._store = store
 
-    def to(self, state: HostState, target: ReleaseRecord) -> dict[str, float]:
+    def to(self, state: HostState, target: ReleaseRecord, unless: Unless | None = None) -> dict[str, float]:
         """Write the intent down, and go to ``target``; the caller crosses the intent out. Seconds per step.
 
+        :param unless: what keeps the target's version from starting later on.
         :raises PutBack: it failed, and the host is back on the release that it was on.
         :raises HalfDone: it failed, and so did the way back; the intent stays for the next run.
         """
@@ -35,11 +47,11 @@ class Switch:
         state.intent = {"from": origin.number, "to": target.number, "at": time.time()}
         self._record.save_state(state)
         try:
-            return self.go_to(target)
+            return self.go_to(target, unless)
         except (FleetError, OSError) as problem:
             raise self._put_back(state, origin, target, problem) from problem
 
-    def go_to(self, target: ReleaseRecord) -> dict[str, float]:
+    def go_to(self, target: ReleaseRecord, unless: Unless | None = None) -> dict[str, float]:
         """Bring the host to ``target``, from whatever mixture it is in: quiet, swap, start, check. Every step may be repeated."""
         manager = open_manager(self._settings.worker)
         timings: dict[str, float] = {}
@@ -48,6 +60,7 @@ class Switch:
             manager.wait_stopped(float(self._settings.worker["drain_timeout"]))
         with _timed(timings, "swap"):
             self._history.apply(self._history.resolve(target.snapshot))
+            self.let_start(target.version, unless)
             self._store.activate(target.version)
             manager.reload()
         with _timed(timings, "start"):
@@ -56,6 +69,24 @@ class Switch:
                 worker = self._settings.worker
                 wait_healthy(manager, target.version, worker.get("health") or {}, float(worker["start_timeout"]))
         return timings
+
+    def let_start(self, version: str | None, unless: Unless | None = None) -> None:
+        """End the quarantine of a version that the host went back from once; with ``unless`` it begins at the deadline."""
+        entry = guard.entry(self._store.root, version) if version is not None else None
+        if version is None or (entry is not None and not entry.went_back):
+            return
+        if unless is not None:
+            guard.add(self._store.root, guard.Entry(version, unless.why, unless.deadline, unless.operation, went_back=True))
+        elif entry is not None:
+            guard.remove(self._store.root, version)
+
+    def bar(self, left: ReleaseRecord, why: str, operation: str | None) -> None:
+        """Keep the version of a release that the host went back from from starting, unless the host still needs it."""
+        if left.version is None or left.version == self._store.current():
+            return
+        entry = guard.entry(self._store.root, left.version)
+        if entry is None or not entry.holds:
+            self.let_start(left.version, Unless(time.time(), why, operation))
 
     def _put_back(self, state: HostState, origin: ReleaseRecord, target: ReleaseRecord, problem: Exception) -> FleetError:
         reason = problem.message if isinstance(problem, FleetError) else str(problem)

@@ -19,12 +19,13 @@ from .._errors import Conflict, PutBack, Refused
 from .._journal.events import Event
 from .._journal.journal import Journal
 from .._worker.api import WorkerManager
+from .._worker.ensure import open_store, refuse_kind
+from .._worker.probes import longest_hold
 from .._worker.registry import open_manager
-from .._worker.versions import VersionStore
 from .config_change import put_config_back
 from .orders import HostSettings, Order, Result, Wanted
 from .record import AS_FOUND, HostRecord, HostState, ReleaseRecord
-from .switch import Switch
+from .switch import Switch, Unless
 from .timer import CONFIG, RELEASE, ConfirmTimer, seconds_left
 
 
@@ -39,8 +40,7 @@ class HostTransaction:
             self.record.config_repo,
             Watch(config.get("paths") or [], config.get("exclude") or [], config.get("sensitive") or []),
         )
-        worker = settings.worker
-        self._store = VersionStore(worker["root"], worker.get("owner"), worker.get("group"))
+        self._store = open_store(settings.worker)
         self.timer = ConfirmTimer(self.record.folder, settings.fleet)
         #: Whether this run had to put something right that an earlier one had left.
         self._mended = False
@@ -51,6 +51,7 @@ class HostTransaction:
     def prepare(self, wanted: Wanted, order: Order) -> Result:
         """Fetch, verify and record a release beside the live one. Nothing live changes."""
         self._preflight(order)
+        refuse_kind(self._manager(), self._store, wanted.version, wanted.artifact)
         self.record.create()
         with self.record.locked():
             state = self._recovered(order)
@@ -71,6 +72,7 @@ class HostTransaction:
         """What ``prepare`` would find. Reads only."""
         self._preflight(order)
         state = self.record.state()
+        refuse_kind(self._manager(), self._store, wanted.version, wanted.artifact)
         self._store.check(wanted.version, wanted.artifact, wanted.checksum)
         known = self._known(wanted.number)
         if known is not None and known.is_made_of(wanted.version, wanted.checksum, self.history.tree_of(wanted.files)):
@@ -108,7 +110,7 @@ class HostTransaction:
             of = {"kind": RELEASE, "release": number}
             timer = self.timer.arm(confirm_timeout, order.operation or "by-hand", of, self._agent_settings())
             try:
-                timings = self._go(state, record, order)
+                timings = self._go(state, record, order, _unless(timer))
             except PutBack:
                 # A release that was live and unconfirmed before stays so.
                 if state.phase == "confirmed":
@@ -121,6 +123,7 @@ class HostTransaction:
                 state.phase = "active"
             self._settle(state, record, order)
             if repaired:
+                self._switch.let_start(record.version)
                 self.timer.disarm()
             self._note("host_switched", number, order, timings)
             return Result(
@@ -164,7 +167,8 @@ class HostTransaction:
                 )
             if not self._unconfirmed(state):
                 return Result(self._mended, record.public())
-            # The order matters: a death between the two leaves a timer that finds nothing to take back.
+            # The order matters: a death in between leaves a timer that takes back a version that may start, or finds nothing to take back.
+            self._switch.let_start(record.version)
             state.phase = "confirmed"
             state.previous = None
             self._fence(state, order)
@@ -231,11 +235,13 @@ class HostTransaction:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def _go(self, state: HostState, target: ReleaseRecord, order: Order) -> dict[str, float]:
+    def _go(self, state: HostState, target: ReleaseRecord, order: Order, unless: Unless | None = None) -> dict[str, float]:
         self._fence(state, order)
         try:
-            return self._switch.to(state, target)
+            return self._switch.to(state, target, unless)
         except PutBack as put_back:
+            self._switch.bar(target, "release %d could not be switched to" % target.number, order.operation)
+            self._go_on_waiting(state)
             self._note("host_put_back", state.live or AS_FOUND, Order(state.operation, state.epoch), {}, put_back.message)
             raise
 
@@ -253,6 +259,7 @@ class HostTransaction:
             state.intent = None
             self.record.save_state(state)
             self._mended = True
+            self._go_on_waiting(state)
             if state.phase == "confirmed":
                 self._disarm()
             self._note("host_recovered", origin.number, order, {}, "a switch to release %s was interrupted" % interrupted)
@@ -276,6 +283,12 @@ class HostTransaction:
             self._note("confirm_timer_reverted", record.number, order, timings, "not confirmed in time")
         self.timer.disarm()
 
+    def _go_on_waiting(self, state: HostState) -> None:
+        """The host is back on a release that still waits for its confirmation: its version starts until the deadline, as before."""
+        armed = self.timer.armed(RELEASE)
+        if state.phase == "active" and state.live is not None and armed is not None:
+            self._switch.let_start(self.record.release(state.live).version, _unless(armed))
+
     def _unconfirmed(self, state: HostState) -> bool:
         return state.phase != "confirmed" or self.timer.armed(RELEASE) is not None
 
@@ -289,10 +302,12 @@ class HostTransaction:
             record.activated = True
             self.record.save_release(record)
         self._fence(state, order)
-        state.live = record.number
+        left, state.live = state.live, record.number
         state.since = time.time()
         state.intent = None
         self.record.save_state(state)
+        if left is not None and record.number < left:
+            self._switch.bar(self.record.release(left), "the host went back from release %d" % left, order.operation)
 
     # -- questions ------------------------------------------------------------------------------------------------
 
@@ -362,10 +377,10 @@ class HostTransaction:
 
     def _refuse_slow_switch(self, confirm_timeout: float) -> None:
         worker = self._settings.worker
-        longest = float(worker["drain_timeout"]) + float(worker["start_timeout"]) + float((worker.get("health") or {}).get("hold") or 0)
+        longest = float(worker["drain_timeout"]) + float(worker["start_timeout"]) + longest_hold(worker.get("health") or {})
         if confirm_timeout <= longest:
             raise Refused(
-                "The switch of %s may take %d s (worker.drain_timeout + worker.start_timeout + worker.health.hold), "
+                "The switch of %s may take %d s (worker.drain_timeout + worker.start_timeout + the longest hold of worker.health), "
                 "but the confirm timer would take it back after %d s" % (self._settings.host, longest, confirm_timeout),
                 option="confirm_timeout",
                 next_step="Set confirm_timeout above %d s, or shorten the drain" % longest,
@@ -392,6 +407,10 @@ class HostTransaction:
             data={"release": release, "timings": timings},
         )
         Journal(self.record.events_path).append([event])
+
+
+def _unless(timer: dict[str, Any]) -> Unless:
+    return Unless(timer["deadline"], "not confirmed in time", timer["operation"])
 
 
 def _clock(unix: float) -> str:

@@ -82,7 +82,7 @@ def ensure(worker: dict[str, Any], wanted: Wanted, check_mode: bool) -> Ensured:
     if wanted.state != "present":
         manager.validate()
     if wanted.state != "stopped":
-        _refuse_kind(manager, store, wanted)
+        refuse_kind(manager, store, str(wanted.version), wanted.artifact)
     if wanted.state == "active":
         guard.refuse_quarantined(store.root, str(wanted.version))
     previous = store.current()
@@ -122,16 +122,19 @@ def _refuse(wanted: Wanted) -> None:
         )
 
 
-def _refuse_kind(manager: WorkerManager, store: VersionStore, wanted: Wanted) -> None:
-    """Containers run images and nothing else does; what is neither there nor given is refused by the store."""
-    check_name(str(wanted.version))
-    marker = store.marker(str(wanted.version))
-    if marker is None and not wanted.artifact:
+def refuse_kind(manager: WorkerManager, store: VersionStore, version: str, artifact: str | None) -> None:
+    """Containers run images and nothing else does; what is neither there nor given is refused by the store.
+
+    :raises Refused: the version is, or its artifact would be, what the manager cannot run.
+    """
+    check_name(version)
+    marker = store.marker(version)
+    if marker is None and not artifact:
         return
-    is_image = marker.get("kind") == "image" if marker else str(wanted.artifact).startswith(IMAGE)
+    is_image = marker.get("kind") == "image" if marker else str(artifact).startswith(IMAGE)
     if is_image != (manager.settings.manager == "docker"):
         raise Refused(
-            f"Version {wanted.version} is {'a' if is_image else 'no'} container image, which {manager.settings.manager} cannot run",
+            f"Version {version} is {'a' if is_image else 'no'} container image, which {manager.settings.manager} cannot run",
             option="artifact",
             next_step=f"Give an artifact {'that is none' if is_image else 'image:REFERENCE or image:/path/to.tar'}",
         )

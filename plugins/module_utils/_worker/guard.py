@@ -54,12 +54,15 @@ class Entry:
     """One quarantined version.
 
     :ivar since: from when on it cannot start, seconds since 1970; in the future for one that has yet to be confirmed.
+    :ivar went_back: a switch made it, as the host went back from the version; the next switch to the version ends it.
+        Else a person did, and only a person ends it.
     """
 
     version: str
     why: str
     since: float
     by: str | None = None
+    went_back: bool = False
 
     @property
     def holds(self) -> bool:
@@ -123,11 +126,24 @@ def refuse_quarantined(root: str, version: str) -> None:
 
     :raises Refused: it is quarantined; says since when and why.
     """
+    _refuse(entry(root, version))
+
+
+def refuse_ordered(root: str, version: str) -> None:
+    """Refuse a version that a person quarantined. One that the host went back from may be switched to again.
+
+    :raises Refused: it is quarantined; says since when and why.
+    """
     found = entry(root, version)
+    if found is not None and not found.went_back:
+        _refuse(found)
+
+
+def _refuse(found: Entry | None) -> None:
     if found is not None and found.holds:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.since))
         raise Refused(
-            f"Version {version} is quarantined since {since}: {found.why}",
+            f"Version {found.version} is quarantined since {since}: {found.why}",
             option="version",
             next_step="Name another version, or end the quarantine with queueops.fleet.worker_version, state=unquarantined",
         )
@@ -136,7 +152,7 @@ def refuse_quarantined(root: str, version: str) -> None:
 def add(root: str, entry_: Entry) -> None:
     """Quarantine a version durably; one that is quarantined already gets the new reason and time."""
     install(root)
-    about = json.dumps({"why": entry_.why, "by": entry_.by})
+    about = json.dumps({"why": entry_.why, "by": entry_.by, "went_back": entry_.went_back})
     write_atomic(_path(root, entry_.version), f"{int(entry_.since)}\n{about}\n".encode(), 0o644)
 
 
@@ -154,7 +170,7 @@ def _read(root: str, version: str) -> Entry:
         with open(_path(root, version), encoding="utf-8") as stream:
             first, _newline, rest = stream.read().partition("\n")
         about = json.loads(rest)
-        return Entry(version, str(about["why"]), float(first), about.get("by"))
+        return Entry(version, str(about["why"]), float(first), about.get("by"), bool(about.get("went_back")))
     except (OSError, ValueError, KeyError, TypeError):
         # As the check has it: an entry that cannot be read holds.
         return Entry(version, "its entry cannot be read", 0.0)

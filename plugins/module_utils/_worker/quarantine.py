@@ -46,7 +46,7 @@ def quarantine(worker: dict[str, Any], version: str, why: str, by: str | None, c
     _require_unit(manager)
     manager.check_guard()
     old = guard.entry(root, version)
-    kept = old is not None and old.holds and old.why == why
+    kept = old is not None and old.holds and not old.went_back and old.why == why
     entry = old if kept and old is not None else guard.Entry(version, why, old.since if old and old.holds else time.time(), by)
     changed = not kept or not manager.guarded()
     if changed and not check_mode:

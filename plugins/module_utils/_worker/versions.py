@@ -108,10 +108,10 @@ class VersionStore:
         """Refuse a version that could not be started.
 
         :raises NotFound: it is missing or its unpacking was broken off; the message names those that are here.
-        :raises Refused: not a name of a version, or one that is quarantined.
+        :raises Refused: not a name of a version, or one that a person quarantined.
         """
         self._require_whole(version)
-        guard.refuse_quarantined(self.root, version)
+        guard.refuse_ordered(self.root, version)
 
     def _require_whole(self, version: str) -> None:
         check_name(version)
@@ -168,7 +168,7 @@ class VersionStore:
         """Let `current` name `version`, in one durable step; None removes the link. Whether that changed anything.
 
         :raises NotFound: the version is not here as a whole.
-        :raises Refused: it is quarantined.
+        :raises Refused: a person quarantined it.
         """
         if version is not None:
             self.require(version)

@@ -205,12 +205,13 @@ sys.path.insert(0, {build!r})
 from tests.unit.release.conftest import Host
 from pathlib import Path
 import ansible_collections.queueops.fleet.plugins.module_utils._release.transaction as room
+import ansible_collections.queueops.fleet.plugins.module_utils._worker.versions as versions
 host = object.__new__(Host)
 folder = Path({folder!r})
 host.folder, host.root, host.config = folder, folder / "opt", folder / "etc"
 host.state_dir, host.socket, host.artifacts = folder / "state", folder / "s.sock", folder / "artifacts"
 step, name = {step!r}, {name!r}
-owner = getattr(room, step)
+owner = getattr(room, step, None) or getattr(versions, step)
 original = getattr(owner, name)
 def dying(*args, **kwargs):
     if {after!r}:
