@@ -60,8 +60,8 @@ options:
     type: str
   artifact:
     description:
-      - What the version is made from, in one of the forms that M(queueops.fleet.worker_version) takes. They are a tar archive by path or URL, a
-        folder, a pip requirement or a container image. C({version}) stands for O(version).
+      - What the version is made from, in one of the forms that M(queueops.fleet.worker_version) takes. They are a tar archive by path or
+        URL, a folder, a pip requirement or a container image. C({version}) stands for O(version).
     type: str
   checksum:
     description:

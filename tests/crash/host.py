@@ -32,7 +32,7 @@ class FileManager(WorkerManager):
 
     @property
     def _path(self) -> Path:
-        return Path(self.settings.server)
+        return Path(str(self.settings.server))
 
     def validate(self) -> None:
         self.workers()
