@@ -132,6 +132,12 @@ pending:
   returned: success
   type: dict
   sample: null
+damaged:
+  description: The ids of snapshots that cannot be read because the history is damaged. The others can still be used.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 watched:
   description: What is compared with what is live, as C(paths), C(exclude) and C(sensitive).
   returned: success
@@ -157,7 +163,8 @@ from ansible_collections.queueops.fleet.plugins.module_utils._config.options imp
 
 
 def _body(module: AnsibleModule) -> Outcome:
-    return Outcome(result=survey(module.params))
+    result, warnings = survey(module.params)
+    return Outcome(result=result, warnings=warnings)
 
 
 def main() -> None:

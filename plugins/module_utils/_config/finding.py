@@ -29,21 +29,25 @@ class Known:
     :param snapshots: the newest last.
     :param labels: ids by label.
     :param where: names the history in errors.
+    :param damaged: ids of those that are there and cannot be read.
     """
 
-    def __init__(self, snapshots: Sequence[Snapshot], labels: Mapping[str, str], moments: Moments, where: str) -> None:
+    def __init__(
+        self, snapshots: Sequence[Snapshot], labels: Mapping[str, str], moments: Moments, where: str, damaged: Sequence[str] = ()
+    ) -> None:
         self.snapshots = snapshots
         self._by_id = {snapshot.id: snapshot for snapshot in snapshots}
         self._labels = labels
         self._moments = moments
         self._where = where
+        self._damaged = damaged
 
     def find(self, ref: str, option: str) -> Snapshot:
         """The snapshot with this label; with an id that begins so; or that was live at this time.
 
         :param option: the module option that ``ref`` came from, for the error.
         :raises NotFound: there is none; the error names the known ones.
-        :raises Refused: more than one snapshot's id begins so, or the time is not a time.
+        :raises Refused: more than one snapshot's id begins so, it is damaged, or the time is not a time.
         """
         if self._labels.get(ref, "") in self._by_id:
             return self._by_id[self._labels[ref]]
@@ -54,6 +58,13 @@ class Known:
             )
         if matching:
             return matching[0]
+        lost = [one for one in self._damaged if one == self._labels.get(ref) or (_SHORT_ID.match(ref) and one.startswith(ref))]
+        if lost:
+            raise Refused(
+                f"The snapshot {lost[0]} of the config history {self._where} is damaged",
+                option=option,
+                next_step=f"Use another: {named(self.snapshots)}. See `git --git-dir {self._where} fsck`",
+            )
         moment = _moment(ref, option)
         if moment is not None:
             return self._at(moment, ref, option)

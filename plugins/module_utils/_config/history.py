@@ -182,7 +182,8 @@ class ConfigHistory(HistoryReader):
 
     def _dropped(self, refs: Refs, keep: int, remote: Remote | None) -> list[Snapshot]:
         known = self._repository.snapshots(refs)
-        if len(known) <= keep:
+        # What a damaged snapshot leads to cannot be told, so that nothing is let go of.
+        if len(known) <= keep or self._repository.damaged:
             return []
         needed = {refs.live or "", *(behind(self._repository, refs, remote) if remote is not None else ())}
         with suppress(NotFound):

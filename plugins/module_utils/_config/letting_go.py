@@ -9,12 +9,10 @@ and ``git fsck`` are content; snapshots that are not connected to the newest any
 
 from __future__ import annotations
 
-import os
 from typing import Collection, Sequence
 
-from .._files import write_atomic
 from .git import ZERO
-from .repository import AFTER_REFS, KEPT_REFS, Refs, Repository
+from .repository import AFTER_REFS, Refs, Repository, kept_refs
 from .snapshots import Snapshot, label_ref
 
 #: Labels that say that a release needs the snapshot.
@@ -43,15 +41,14 @@ def let_go(repository: Repository, refs: Refs, known: Sequence[Snapshot], gone: 
         ident = parent.get(ident)
     updates: list[tuple[str, str, str | None]] = [(name, ZERO, None) for name in refs.kept]
     apart = [ident for ident in kept if ident not in connected]
-    # By number, because there is no other order between them: two may be of the same second.
-    numbered = {f"{KEPT_REFS}{number:06d}-{ident[:12]}": ident for number, ident in enumerate(apart)}
-    updates = [update for update in updates if update[0] not in numbered] + [(name, ident, None) for name, ident in numbered.items()]
+    numbered = kept_refs(apart)
+    updates = [update for update in updates if update[0] not in {name for name, _ident, _old in numbered}] + numbered
     updates += [(label_ref(label), ZERO, None) for label, ident in refs.labels.items() if ident in gone]
     updates += [(AFTER_REFS + ident, ZERO, None) for ident in refs.after if ident in gone]
     if updates:
         repository.update(updates)
     begins = [ident for ident in kept if parent.get(ident, ident) in gone or ident in begun]
-    write_atomic(os.path.join(repository.repo_dir, "shallow"), "".join(f"{ident}\n" for ident in sorted(set(begins))).encode("ascii"))
+    repository.set_shallow(begins)
     repository.git.run("repack", "-a", "-d", "-q")
     repository.git.run("prune", "--expire=now")
 

@@ -39,7 +39,7 @@ class Looked:
     seen: dict[str, Any] = field(default_factory=dict)
     holding: set[str] = field(default_factory=set)
     newest: int = 0
-    when: float = field(default_factory=time.time)
+    when: float = field(default_factory=lambda: time.time())
 
 
 def look(watch: Watch) -> Looked:

@@ -74,6 +74,11 @@ class HistoryReader:
         """All snapshots, the newest last."""
         return self._repository.snapshots(self._repository.refs())
 
+    @property
+    def damaged(self) -> _list[str]:
+        """The ids of the snapshots that were found missing or unreadable when they were last listed; the others can still be used."""
+        return self._repository.damaged
+
     def resolve(self, ref: str, option: str = "to") -> Snapshot:
         """The snapshot that a person means.
 
@@ -173,7 +178,8 @@ class HistoryReader:
         }
 
     def _known(self, refs: Refs) -> Known:
-        return Known(self._repository.snapshots(refs), refs.labels, self._repository.moments(), self.repo_dir)
+        known = self._repository.snapshots(refs)
+        return Known(known, refs.labels, self._repository.moments(), self.repo_dir, self._repository.damaged)
 
     # -- inside: states -------------------------------------------------------------------------------------------------
 
@@ -192,9 +198,10 @@ class HistoryReader:
         manifest = self._cache.manifest_of(self.watch, looked.seen)
         candidates = [ident for ident in (refs.live, refs.main) if ident is not None] if manifest is not None else []
         for ident in candidates:
-            snapshot, recorded = self._repository.one(ident, refs)
-            if recorded == manifest:
-                return snapshot
+            with suppress(Refused):  # damaged: then it is not known
+                snapshot, recorded = self._repository.one(ident, refs)
+                if recorded == manifest:
+                    return snapshot
         return None
 
     def _settled(self) -> State:

@@ -81,8 +81,8 @@ def revert(params: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], bo
     return result, bool(diffs) or bool(history.recovered), diffs, warnings_of(history)
 
 
-def survey(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What config_info reports. Reads only."""
+def survey(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What config_info reports, and warnings. Reads only."""
     history = history_of(params)
     live = history.live()
     snapshots = [history.resolve(params["snapshot"], "snapshot")] if params["snapshot"] else history.list()
@@ -93,12 +93,13 @@ def survey(params: Mapping[str, Any]) -> dict[str, Any]:
         "snapshots": rows,
         "live": None if live is None else live.id,
         "pending": history.pending(),
+        "damaged": history.damaged,
         "watched": {name: [printable(one) for one in each] for name, each in history.watch.to_json().items()},
     }
     if params["from"] is not None:
         sides = [LIVE if params[option] == "live" else history.resolve(params[option], option) for option in ("from", "to")]
         result["diff"] = [diff.as_ansible() for diff in history.diff(*sides)]
-    return result
+    return result, damage_of(history)
 
 
 def shown(snapshot: Snapshot) -> dict[str, Any]:
@@ -117,11 +118,24 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def warnings_of(history: ConfigHistory) -> list[str]:
-    """A warning if a change that was cut short had to be finished or undone first."""
-    if not history.recovered:
+    """A warning if a change that was cut short had to be finished or undone first, and one of a damaged history."""
+    warnings = damage_of(history)
+    if history.recovered:
+        paths = ", ".join(diff.path for diff in history.recovered)
+        warnings.append(f"A change of the config that was cut short was brought to its end first; it touched {paths}")
+    return warnings
+
+
+def damage_of(history: ConfigHistory) -> list[str]:
+    """A warning if snapshots are damaged."""
+    damaged = history.damaged
+    if not damaged:
         return []
-    paths = ", ".join(diff.path for diff in history.recovered)
-    return [f"A change of the config that was cut short was brought to its end first; it touched {paths}"]
+    return [
+        f"The config history {history.repo_dir} is damaged: the snapshot(s) {', '.join(one[:12] for one in damaged)} cannot be read. "
+        "The others can still be used, and no old one is dropped. "
+        f"Put the objects back from a copy of the history, as `git --git-dir {history.repo_dir} fsck` names them"
+    ]
 
 
 def _not_pushed(pushed: Pushed, remote: Remote) -> str:

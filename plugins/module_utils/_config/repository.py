@@ -23,10 +23,11 @@ from typing import Iterator, Sequence
 from .._errors import Conflict, FleetError, Refused
 from .._files import read_json, write_atomic, write_json
 from .entries import State
-from .git import ZERO, Git
+from .git import ZERO, Git, GitFailed
 from .recording import INCOMING, store
 from .snapshots import LABEL_REFS, Snapshot, iso, label_of, label_ref, message_of, parse_commit, who_runs
 from .staging import sync, sync_all
+from .survivors import survivors
 from .watch import to_bytes
 
 MAIN = "refs/heads/main"
@@ -56,12 +57,14 @@ class Repository:
 
     :ivar git: runs git on it.
     :ivar own: the directory of everything that is not git's.
+    :ivar damaged: ids of the snapshots whose commits :meth:`snapshots` last found missing or unreadable.
     """
 
     def __init__(self, repo_dir: str) -> None:
         self.repo_dir = repo_dir
         self.git = Git(repo_dir)
         self.own = os.path.join(repo_dir, "queueops")
+        self.damaged: list[str] = []
 
     def exists(self) -> bool:
         """Whether it was created whole."""
@@ -89,11 +92,15 @@ class Repository:
         return refs
 
     def snapshots(self, refs: Refs) -> list[Snapshot]:
-        """All snapshots, the newest last."""
+        """All snapshots, the newest last. One that is damaged makes the others neither useless nor unknown."""
+        self.damaged = []
         if refs.main is None:
             return []
-        idents = self.git.run("rev-list", "--first-parent", "--reverse", refs.main).decode("ascii").split()
-        idents = [ident for ident in refs.kept.values() if ident not in idents] + idents
+        try:
+            idents = self.git.run("rev-list", "--first-parent", "--reverse", refs.main).decode("ascii").split()
+            idents = [ident for ident in refs.kept.values() if ident not in idents] + idents
+        except GitFailed:
+            idents, self.damaged = survivors(self.git, refs.main, self.shallow(), [*refs.labels.values(), *refs.kept.values()])
         labels: dict[str, list[str]] = {}
         for label, ident in refs.labels.items():
             labels.setdefault(ident, []).append(label)
@@ -112,9 +119,11 @@ class Repository:
         """
         began = time.time()
         now, labels = int(began), (label,) if label is not None else ()
+        known = self.snapshots(refs) if refs.main in self.damaged else []
+        parent = None if refs.main in self.damaged else refs.main
         coming = Snapshot("", "", label, iso(now), now, release, state.files(), labels, planned, refs.live, who_runs())
         try:
-            ident, tree = store(self.git, state, message_of(coming, subject), f"{now} +0000", refs.main)
+            ident, tree = store(self.git, state, message_of(coming, subject), f"{now} +0000", parent)
         except FleetError:
             self._clear_away()
             raise
@@ -124,6 +133,11 @@ class Repository:
             updates.append((label_ref(label), ident, None))
         if not planned:
             updates.append((LIVE_REF, ident, None))
+        if refs.main in self.damaged:
+            # A new beginning: what was before it has no other way to be found, and what is damaged none at all.
+            updates += kept_refs([one.id for one in known])
+            updates += [(label_ref(name), ZERO, None) for name, lost in refs.labels.items() if lost in self.damaged and name != label]
+            self.set_shallow([*self.shallow(), ident])
         self.update(updates)
         return replace(coming, id=ident, tree=tree)
 
@@ -162,6 +176,10 @@ class Repository:
         except FileNotFoundError:
             return []
 
+    def set_shallow(self, idents: Sequence[str]) -> None:
+        """Say which snapshots' parents are gone."""
+        write_atomic(os.path.join(self.repo_dir, "shallow"), "".join(f"{ident}\n" for ident in sorted(set(idents))).encode("ascii"))
+
     def claim(self, paths: Sequence[str]) -> None:
         """Write down what this fleet watches, for the other fleets on this host to see."""
         if read_json(os.path.join(self.own, "paths")) != list(paths):
@@ -186,8 +204,18 @@ class Repository:
         return replace(snapshot, labels=tuple(labels), after=refs.after.get(ident, snapshot.after)), _manifest_in(tree)
 
     def manifest_ids(self, idents: Sequence[str]) -> list[str]:
-        """The id of each snapshot's manifest."""
-        return [_manifest_in(tree) for _kind, tree in self.git.objects(f"{ident}^{{tree}}" for ident in idents)]
+        """The id of each snapshot's manifest; empty where that is damaged."""
+        names = [f"{ident}^{{tree}}" for ident in idents]
+        try:
+            return [_manifest_in(tree) for _kind, tree in self.git.objects(names)]
+        except Refused:
+            return [self._manifest_id(name) for name in names]
+
+    def _manifest_id(self, tree: str) -> str:
+        try:
+            return _manifest_in(self.git.object(tree))
+        except Refused:
+            return ""
 
     def _sync_objects(self, began: float) -> None:
         """git syncs its objects' content; the directories that lead to them are synced here."""
@@ -271,6 +299,11 @@ class Repository:
             for name in files:
                 if name.endswith(".lock"):
                     _remove(os.path.join(folder, name))
+
+
+def kept_refs(idents: Sequence[str]) -> list[tuple[str, str, str | None]]:
+    """Updates that keep snapshots which are not connected to the newest; by number, as two may be of the same second."""
+    return [(f"{KEPT_REFS}{number:06d}-{ident[:12]}", ident, None) for number, ident in enumerate(idents)]
 
 
 def _make_private(folder: str) -> None:

@@ -200,3 +200,59 @@ def test_a_damaged_manifest_is_named_and_the_other_snapshots_still_work(place: P
     assert path.read_text() == "one\n" * 100
     assert history.apply("third")
     assert path.read_text() == "two\n"
+
+
+def break_object(place: Place, ident: str, how: str) -> None:
+    """Damage an object that lies by itself, or in the history's one pack."""
+    if how == "packed":
+        place.git("repack", "-a", "-d", "-q")
+        [pack] = Path(place.repo, "objects/pack").glob("*.pack")
+        rows = [line.split() for line in place.git("verify-pack", "-v", str(pack.with_suffix(".idx"))).splitlines()]
+        offset = next(int(row[4]) for row in rows if row[0] == ident)
+        content = bytearray(pack.read_bytes())
+        content[offset + 10 : offset + 20] = bytes(10)
+        pack.chmod(0o600)
+        pack.write_bytes(content)
+        return
+    stored = Path(place.repo, "objects", ident[:2], ident[2:])
+    stored.chmod(0o600)
+    if how == "missing":
+        stored.unlink()
+    else:
+        stored.write_bytes(stored.read_bytes()[:40] if how == "cut off" else b"rubbish")
+
+
+@pytest.mark.parametrize("how", ["rubbish", "cut off", "missing", "packed"])
+@pytest.mark.parametrize("which", ["first", "second", "third"])
+def test_a_damaged_snapshot_is_named_and_the_others_still_work(place: Place, which: str, how: str) -> None:
+    """Its commit cannot be read: git knows nothing of what came before it any more."""
+    _first, path = two_states(place)
+    place.write("third.conf", "three\n")
+    place.history().snapshot("third")
+    damaged = place.git("rev-parse", f"labels/{which}").strip()
+    break_object(place, damaged, how)
+    others = [label for label in ("first", "second", "third") if label != which]
+    history = place.history()
+    with unchanged(place):
+        assert [one.label for one in history.list()] == others
+        assert history.damaged == [damaged]
+        for ref in (which, damaged, damaged[:9]):
+            with pytest.raises(Refused, match=f"The snapshot {damaged} .* is damaged"):
+                history.resolve(ref)
+        assert history.let_go(1, dry_run=True) == []
+    for label in others:
+        place.history().apply(label)
+        assert path.read_text() == ("one\n" * 100 if label == "first" else "two\n")
+    # It goes on, and nothing that can be read is forgotten.
+    place.write("fourth.conf", "four\n")
+    assert place.history().snapshot("fourth")[1]
+    # After the newest was damaged there is a new beginning, and what is damaged is out of the way.
+    dropped = place.history().let_go(3)
+    assert dropped == [] if which != "third" else [one.label for one in dropped] == ["first"]
+    place.write("fifth.conf", "five\n")
+    assert place.history().snapshot("fifth")[1]
+    left = [label for label in (*others, "fourth") if label not in [one.label for one in dropped]]
+    assert [one.label for one in place.history().list() if one.label] == [*left, "fifth"]
+    for label in left:
+        place.history().apply(label)
+        assert place.history().live() == place.history().resolve(label)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Callable
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import PutBack, Refused
@@ -107,11 +108,12 @@ def test_what_a_person_quarantined_only_a_person_lets_start(host: Host) -> None:
     host.transaction().revert(1, Order("op-3"))
     guard.add(str(host.root), guard.Entry("2.0.0", "sends each mail twice", time.time()))
     before = host.everything()
-    for refused in (
+    attempts: list[Callable[[], object]] = [
         lambda: host.transaction().revert(2, Order("op-4")),
         lambda: host.transaction().activate(2, Order("op-4"), 60),
         lambda: host.transaction().examine(2, Order()),
-    ):
+    ]
+    for refused in attempts:
         with pytest.raises(Refused, match="sends each mail twice"):
             refused()
     assert host.everything() == before
