@@ -34,7 +34,7 @@ SAMPLE = 20
 RULE_SAMPLE = 5
 #: At most this many different names are counted apart.
 NAMES = 100
-#: With a rate, tasks are sent in portions of what the rate allows in this time (s).
+#: With a rate, tasks are sent in portions of what the rate allows in this time (s), or of what is overdue.
 PORTION_S = 0.1
 #: Of the time in which the host was too slow for the rate, this much is made up for (s).
 CAUGHT_UP_S = 1.0
@@ -180,18 +180,25 @@ class Pace:
         """How many of ``most`` to send next; waits until at least one may go."""
         if self._rate is None:
             return most
+        now = time.monotonic()
         if self._began is None:
-            self._began = time.monotonic()
-        most = max(1, min(most, int(self._rate * PORTION_S)))
+            self._began = now
         # A little lateness is caught up, so that the rate is kept on a busy host; more of it would be a burst.
-        due = self._when(self._sent + most)
-        wait = due - (time.monotonic() - self._began)
+        self._began = max(self._began, now - self._when(self._sent) - CAUGHT_UP_S)
+        overdue = self._allowed(now - self._began) - self._sent
+        portion = max(1, min(most, max(int(self._rate * PORTION_S), overdue)))
+        wait = self._began + self._when(self._sent + portion) - now
         if wait > 0:
             time.sleep(wait)
-        elif wait < -CAUGHT_UP_S:
-            self._began -= wait + CAUGHT_UP_S
-        self._sent += most
-        return most
+        self._sent += portion
+        return portion
+
+    def _allowed(self, elapsed: float) -> int:
+        """How many tasks may have gone so many seconds after the beginning."""
+        rate = float(self._rate or 0)
+        if elapsed < self._ramp:
+            return int(rate * elapsed**2 / (2 * self._ramp))
+        return int(rate * (elapsed - self._ramp / 2))
 
     def _when(self, sent: int) -> float:
         """Seconds after the beginning at which ``sent`` tasks may have gone."""

@@ -110,6 +110,26 @@ def test_a_ramp_takes_twice_the_time() -> None:
     assert 0.9 <= time.monotonic() - began <= 1.3
 
 
+@pytest.mark.parametrize(("ramp", "act", "wanted"), [(0.0, 0.25, 2.0), (0.0, 0.01, 2.0), (1.0, 0.25, 2.5), (0.0, 3.0, None)])
+def test_a_rate_is_kept_where_each_act_takes_longer_than_its_portion(
+    monkeypatch: pytest.MonkeyPatch, ramp: float, act: float, wanted: float | None
+) -> None:
+    """By a clock of the test's own: what is overdue goes at once, but never more than the rate has allowed, nor after a stall all of it."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    pace, sent, portions = Pace(200.0, ramp), 0, []
+    while sent < 400:
+        portion = pace.portion(400 - sent)
+        sent += portion
+        portions.append(portion)
+        assert sent <= 200.0 * clock[0] + 1e-6
+        clock[0] += act
+    if wanted is not None:
+        assert clock[0] == pytest.approx(wanted, rel=0.2)
+    assert max(portions) <= 200.0 * max(0.1, min(act, 1.0)) + 1
+
+
 def test_without_a_rate_nothing_waits() -> None:
     assert Pace(None, 0.0).portion(10**6) == 10**6
 
