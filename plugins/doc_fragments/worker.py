@@ -106,6 +106,21 @@ options:
           - Without it, a worker is stopped by its service manager and has to finish what it has before it ends.
         type: str
         choices: [celery, rq, sidekiq]
+      side_by_side:
+        description:
+          - Whether a switch to another version starts its workers while those of the old version still finish their tasks, so that the host
+            is not without workers for as long as the longest task takes. The old workers have been told to stop by then. Never do both
+            versions take tasks.
+          - The switch still ends only when the old workers have ended, within O(worker.drain_timeout).
+          - M(queueops.fleet.worker_release) does so only where the two releases have the same config, as the old workers would otherwise
+            see the new one.
+          - With V(systemd), O(worker.unit) has to be a template unit. The second version runs in the instances above
+            O(worker.instances), which are not to be enabled. After a reboot the workers are in the first ones again.
+          - With V(supervisor), a second program group is needed, whose name is that of O(worker.unit) with C(_beside) at its end, and
+            with C(autostart=false).
+          - Refused where workers are quieted by a signal of their own (O(worker.framework=sidekiq), O(worker.quiet_signal)).
+        type: bool
+        default: false
       quiet_signal:
         description:
           - Name of the signal that quiets a worker, such as V(USR1), if it is not that of O(worker.framework).

@@ -27,6 +27,7 @@ def worker_options() -> dict[str, Any]:
             "python": {"type": "path"},
             "framework": {"type": "str", "choices": ["celery", "rq", "sidekiq"]},
             "quiet_signal": {"type": "str"},
+            "side_by_side": {"type": "bool", "default": False},
             "forks": {"type": "bool", "default": True},
             "drain_timeout": {"type": "float", "default": 60.0},
             "start_timeout": {"type": "float", "default": 30.0},

@@ -256,6 +256,9 @@ workers:
     extra:
       description: Whether it runs besides the fleet's instances.
       type: bool
+    leaving:
+      description: Whether it was told to stop, still finishes its task, and another worker has been started in its place.
+      type: bool
   sample:
     - name: mailer@1.service
       pid: 4711
@@ -264,6 +267,7 @@ workers:
       version: 1.1.0
       unknown: null
       extra: false
+      leaving: false
 executing:
   description:
     - When the time for finishing was up, the workers that still execute, each with C(name), C(pid), C(since), C(version) and

@@ -144,6 +144,9 @@ workers:
     extra:
       description: Whether it runs besides the fleet's instances.
       type: bool
+    leaving:
+      description: Whether it was told to stop, still finishes its task, and another worker has been started in its place.
+      type: bool
   sample:
     - name: mailer@1.service
       pid: 4711
@@ -152,6 +155,7 @@ workers:
       version: 1.0.0
       unknown: null
       extra: false
+      leaving: false
 error:
   description: What went wrong, with C(code), the C(option) at fault, what is C(still_true), the C(next_step), and if it is C(retryable).
   returned: failure

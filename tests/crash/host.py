@@ -65,6 +65,9 @@ class FileManager(WorkerManager):
         fails = (current / "broken").exists() or not may_start(self.settings.root)
         write_workers(self._path, "failed" if fails else "running", version)
 
+    def _begin_start_beside(self) -> None:
+        self._begin_start()
+
     def kill_limit(self) -> float:
         return float("inf")
 

@@ -105,6 +105,22 @@ def switch(host: Host) -> None:
     host.transaction().activate(2, SECOND, CONFIRM_SECONDS)
 
 
+def same_config_prepared(host: Host) -> None:
+    """Release 2 is prepared, and differs from release 1 in its version alone."""
+    release_1(host)
+    host.transaction().prepare(host.wanted(2, "2.0.0", "a"), SECOND)
+
+
+def switch_beside(host: Host) -> None:
+    """Switch to release 2 while the workers of release 1 still finish."""
+    host.transaction(side_by_side=True).activate(2, SECOND, CONFIRM_SECONDS)
+
+
+def prepare_same_later(host: Host) -> None:
+    """As :func:`prepare_later`, with the config that release 1 has, too."""
+    host.transaction().prepare(host.wanted(2, "2.0.0", "a"), THIRD)
+
+
 def switch_to_broken(host: Host) -> None:
     """Switch to a release 2 that does not start, so that the host puts itself back."""
     with suppress(PutBack):
@@ -177,6 +193,7 @@ SCENARIOS = [
     Scenario("first prepare", nothing, prepare_first, prepare_first, (0, 0)),
     Scenario("prepare", release_1, prepare, prepare, (1, 1)),
     Scenario("switch", release_2_prepared, switch, prepare_later, (1, 2)),
+    Scenario("switch side by side", same_config_prepared, switch_beside, prepare_same_later, (1, 2)),
     Scenario("switch that fails", broken_prepared, switch_to_broken, prepare_later, (1, 1)),
     Scenario("confirm", release_2_unconfirmed, confirm, confirm, (2, 2)),
     Scenario("revert", release_2_confirmed, revert, prepare_later, (2, 1)),

@@ -78,6 +78,10 @@ class Bench(ABC):
     def restart_manager(self) -> None:
         """What a reboot does to the workers, as far as it can be had here: the manager starts them by itself."""
 
+    def beside(self) -> None:
+        """Let two versions run side by side."""
+        self.worker["side_by_side"] = True
+
     def close(self) -> None:
         """End the workers and remove everything."""
         self.busy.unlink(missing_ok=True)

@@ -28,11 +28,15 @@ pidfile=%(here)s/supervisord.pid
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [program:mailer]
+%(program)s
+autostart=%(autostart)s
+%(beside)s
+"""
+PROGRAM = """\
 command=%(check)s /bin/sh worker.sh %(here)s
 directory=%(here)s/opt/current
 process_name=%%(program_name)s_%%(process_num)d
 numprocs=%(count)d
-autostart=%(autostart)s
 startsecs=0
 startretries=0
 stopwaitsecs=%(limit)d
@@ -67,9 +71,11 @@ class SupervisorBench(Bench):
             "check": guard.check_path(str(self.root)),
             "count": INSTANCES,
             "limit": limit,
-            "autostart": autostart,
         }
-        (self.folder / "supervisord.conf").write_text(SUPERVISOR % values)
+        program = PROGRAM % values
+        beside = f"[program:mailer_beside]\n{program}autostart=false\n" if self.worker.get("side_by_side") else ""
+        text = SUPERVISOR % {"here": self.folder, "program": program, "autostart": autostart, "beside": beside}
+        (self.folder / "supervisord.conf").write_text(text)
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self.folder / "supervisord.conf")]
@@ -84,6 +90,10 @@ class SupervisorBench(Bench):
     def limit(self, seconds: int) -> None:
         self._write(seconds, "false")
         self._control("update")
+
+    def beside(self) -> None:
+        super().beside()
+        self.limit(30)
 
     def _control(self, *order: str) -> None:
         command = [sys.executable, "-m", "supervisor.supervisorctl", "-s", self.worker["server"], *order]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, NotFound, OutOfTime, Refused
@@ -164,6 +165,51 @@ def test_in_flight_finish_waits_on(bench: Bench) -> None:
     os.waitpid(child, 0)
     assert bench.ledger("end") == bench.ledger("begin")
     stays_ended(bench, 0.5)
+
+
+def test_two_versions_side_by_side(bench: Bench) -> None:
+    """While workers of the old version finish what they have, those of the new one run; and never do both take tasks."""
+    bench.beside()
+    bench.go("active", "1.0")
+    bench.busy.touch()
+    begun(bench)
+    known = set(bench.ledger("begin"))
+    held = known - set(bench.ledger("end"))
+    with ThreadPoolExecutor(1) as pool:
+        switch = pool.submit(bench.go, "active", "2.0")
+        wait_for(lambda: sorted(map(str, bench.running())) == ["1.0"] * INSTANCES + ["2.0"] * INSTANCES, what="both versions")
+        wait_for(lambda: len(set(bench.ledger("begin")) - known) == INSTANCES, what="a task in each new worker")
+        seen = bench.workers()
+        assert [(one.version, one.state, one.extra) for one in seen if not one.leaving] == [("2.0", "running", False)] * INSTANCES
+        assert [(one.version, one.state, one.extra) for one in seen if one.leaving] == [("1.0", "stopping", False)] * INSTANCES
+        assert not held & set(bench.ledger("end"))
+        bench.busy.unlink()
+        done = switch.result()
+    assert (done.previous, done.current, bench.running()) == ("1.0", "2.0", ["2.0"] * INSTANCES)
+    assert bench.go("active", "2.0").changed is False
+    # And again, from the second row of slots to the first.
+    bench.go("active", "1.0")
+    assert bench.running() == ["1.0"] * INSTANCES
+    bench.go("stopped")
+    stays_ended(bench)
+    assert bench.ledger("begin") == bench.ledger("end")
+
+
+def test_side_by_side_what_does_not_end_is_told_and_can_be_gone_on_with(bench: Bench) -> None:
+    bench.beside()
+    bench.go("active", "1.0")
+    bench.busy.touch()
+    begun(bench)
+    with pytest.raises(OutOfTime) as late:
+        bench.go("active", "2.0", drain_timeout=0.5)
+    assert {one["version"] for one in late.value.details["executing"]} == {"1.0"}
+    assert sorted(map(str, bench.running())) == ["1.0"] * INSTANCES + ["2.0"] * INSTANCES
+    # A third version has to wait for those that are leaving.
+    with pytest.raises(OutOfTime):
+        bench.go("active", "3.0", drain_timeout=0.5)
+    bench.busy.unlink()
+    bench.go("active", "3.0")
+    assert bench.running() == ["3.0"] * INSTANCES
 
 
 def test_worker_that_does_not_start(bench: Bench) -> None:

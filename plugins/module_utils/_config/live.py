@@ -39,7 +39,7 @@ class Looked:
     seen: dict[str, Any] = field(default_factory=dict)
     holding: set[str] = field(default_factory=set)
     newest: int = 0
-    when: float = field(default_factory=lambda: time.time())
+    when: float = 0.0
 
 
 def look(watch: Watch) -> Looked:
@@ -119,7 +119,7 @@ def live_content(path: str, _entry_of_path: Entry) -> bytes:
 
 
 def _walk(watch: Watch) -> Looked:
-    looked = Looked()
+    looked = Looked(when=time.time())
     for root in watch.paths:
         seen = _look_at(root)
         if seen is not None and stat.S_IFMT(seen[0]) in _WATCHED_FORMATS:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from .._config.history import ConfigHistory
+from .._config.history import LIVE, ConfigHistory
 from .._errors import FleetError, HalfDone, PutBack
 from .._worker import guard
+from .._worker.ensure import may_stand_beside
 from .._worker.health import wait_healthy
 from .._worker.registry import open_manager
 from .._worker.versions import VersionStore
@@ -47,7 +48,7 @@ class Switch:
         state.intent = {"from": origin.number, "to": target.number, "at": time.time()}
         self._record.save_state(state)
         try:
-            return self.go_to(target, unless)
+            return self._go_beside(target, unless) if self._may_stand_beside(origin, target) else self.go_to(target, unless)
         except (FleetError, OSError) as problem:
             raise self._put_back(state, origin, target, problem) from problem
 
@@ -68,6 +69,31 @@ class Switch:
                 manager.start()
                 worker = self._settings.worker
                 wait_healthy(manager, target.version, worker.get("health") or {}, float(worker["start_timeout"]))
+        return timings
+
+    def _may_stand_beside(self, origin: ReleaseRecord, target: ReleaseRecord) -> bool:
+        """Whether the target's workers may start while the origin's still finish: not where these would read the target's config."""
+        if not (origin.running and target.running and origin.version and target.version) or origin.version == target.version:
+            return False
+        manager = open_manager(self._settings.worker)
+        return may_stand_beside(manager, manager.workers()) and not self._history.diff(LIVE, self._history.resolve(target.snapshot))
+
+    def _go_beside(self, target: ReleaseRecord, unless: Unless | None) -> dict[str, float]:
+        """As :meth:`go_to`, from a release that only differs in its version: its workers finish while the target's have started."""
+        worker = self._settings.worker
+        manager = open_manager(worker)
+        timings: dict[str, float] = {}
+        with _timed(timings, "drain"):
+            manager.quiet()
+        with _timed(timings, "swap"):
+            self.let_start(target.version, unless)
+            self._store.activate(target.version)
+            manager.reload()
+        with _timed(timings, "start"):
+            manager.start_beside()
+            wait_healthy(manager, target.version, worker.get("health") or {}, float(worker["start_timeout"]))
+        with _timed(timings, "drain"):
+            manager.wait_left(float(worker["drain_timeout"]))
         return timings
 
     def let_start(self, version: str | None, unless: Unless | None = None) -> None:
@@ -126,4 +152,4 @@ class _timed:
         self._began = time.monotonic()
 
     def __exit__(self, *raised: object) -> None:
-        self._timings[self._step] = round(time.monotonic() - self._began, 3)
+        self._timings[self._step] = round(self._timings.get(self._step, 0.0) + time.monotonic() - self._began, 3)

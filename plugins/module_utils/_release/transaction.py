@@ -360,8 +360,9 @@ class HostTransaction:
         """How far the host is from ``record``: by its state, its files and its running processes."""
         diffs = self.history.diff(LIVE, self.history.resolve(record.snapshot))
         workers = self._manager().workers()
-        serving = [worker for worker in workers if worker.state == "running" and worker.version == record.version]
-        on_it = len(serving) == len(workers) if record.running and record.version is not None else True
+        staying = [worker for worker in workers if not worker.leaving]
+        serving = [worker for worker in staying if worker.state == "running" and worker.version == record.version]
+        on_it = len(serving) == len(staying) if record.running and record.version is not None else True
         pending = bool(state.live != record.number or state.intent or diffs or self._store.current() != record.version or not on_it)
         return Result(
             changed,

@@ -10,7 +10,7 @@ import re
 import signal
 import time
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, Iterator
 
 from .._errors import FleetError, NotFound, OutOfTime, Refused
@@ -39,6 +39,7 @@ class WorkerSettings:
     :ivar forks: whether a worker executes its tasks in child processes (RQ, Celery prefork).
     :ivar framework: a key of :data:`QUIET_SIGNALS`, or None.
     :ivar quiet_signal: what quiets a worker, in place of its framework's signal.
+    :ivar side_by_side: whether a switch starts the new version while workers of the old one still finish their tasks.
     :ivar health: as :func:`health.wait_healthy` takes it.
     """
 
@@ -56,6 +57,7 @@ class WorkerSettings:
     forks: bool = True
     framework: str | None = None
     quiet_signal: str | None = None
+    side_by_side: bool = False
     drain_timeout: float = 60.0
     start_timeout: float = 30.0
     health: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +93,13 @@ class WorkerSettings:
             if value < 0:
                 raise Refused(f"{value} is not a number of seconds to wait", option=f"worker.{name}", next_step="Give 0 or more")
         read_probes(self.health)
-        self.quiet_by()
+        if self.quiet_by() is not None and self.side_by_side:
+            raise Refused(
+                "Two versions side by side need workers that end by themselves when the service manager stops them, and these are quieted "
+                "by a signal of their own",
+                option="worker.side_by_side",
+                next_step="Leave it out; then a switch waits for the tasks in hand before it starts the new version",
+            )
 
     def quiet_by(self) -> signal.Signals | None:
         """The signal that quiets a worker, where that is not the manager's own stop; None where it is.
@@ -127,6 +135,7 @@ class WorkerProcess:
     :ivar version: the version that the *process* runs; never what the `current` link says.
     :ivar unknown: why the version of a live process could not be told.
     :ivar extra: it is running, but is none of the fleet's instances (systemd: numbered above `instances`).
+    :ivar leaving: it was told to stop, still finishes its task, and another worker has been started in its place.
     """
 
     name: str
@@ -136,6 +145,7 @@ class WorkerProcess:
     version: str | None = None
     unknown: str | None = None
     extra: bool = False
+    leaving: bool = False
 
     @property
     def ended(self) -> bool:
@@ -155,6 +165,8 @@ class WorkerManager(ABC):
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
+        #: Which of two rows of slots this run has started workers in, 0 or 1; None: none.
+        self._started_row: int | None = None
 
     @abstractmethod
     def validate(self) -> None:
@@ -214,6 +226,10 @@ class WorkerManager(ABC):
         """Ask the manager to start all instances; does not wait. Forgets earlier failures."""
 
     @abstractmethod
+    def _begin_start_beside(self) -> None:
+        """As :meth:`_begin_start`, in slots of which no worker has a process; those that are leaving go on."""
+
+    @abstractmethod
     def kill_limit(self) -> float:
         """Seconds after which the manager kills a worker that is still stopping; may be `inf`."""
 
@@ -230,12 +246,19 @@ class WorkerManager(ABC):
         :raises OutOfTime: `timeout` seconds were up first. `details` has `executing` (a list of name, pid, since and
             children: the processes in which it executes tasks) and `waited_s`. The workers go on finishing their tasks.
         """
+        self._wait_ended(timeout, lambda worker: True)
+
+    def wait_left(self, timeout: float) -> None:
+        """Wait until none is leaving any more; raises as :meth:`wait_stopped`."""
+        self._wait_ended(timeout, lambda worker: worker.leaving)
+
+    def _wait_ended(self, timeout: float, is_meant: Callable[[WorkerProcess], bool]) -> None:
         begun = time.monotonic()
         left: list[WorkerProcess] = []
         # Quieted by a signal of its own, a worker may need to be told to end when it has nothing left to do.
         to_end = self.settings.quiet_by() is not None
         for _look in polls(timeout):
-            left = [worker for worker in self.workers() if not worker.ended]
+            left = [worker for worker in self.workers() if not worker.ended and is_meant(worker)]
             if to_end and all(self._tasks_in_hand(worker) in (0, None) for worker in left):
                 self._begin_stop()
                 to_end = False
@@ -270,9 +293,20 @@ class WorkerManager(ABC):
         self._await_stops()
         if not self.queues_starts:
             self._begin_start()
+        self._await_running()
+
+    def start_beside(self) -> None:
+        """Start all instances beside workers that are still finishing a task, which are not waited for. Call :meth:`quiet` before.
+
+        Raises as :meth:`start`.
+        """
+        self._begin_start_beside()
+        self._await_running()
+
+    def _await_running(self) -> None:
         workers: list[WorkerProcess] = []
         for _look in polls(self.settings.start_timeout):
-            workers = [worker for worker in self.workers() if not worker.extra]
+            workers = [worker for worker in self.workers() if not worker.extra and not worker.leaving]
             if all(worker.state == "running" for worker in workers):
                 return
             ended = [worker for worker in workers if worker.ended and not self._start_pending(worker.name)]
@@ -309,6 +343,32 @@ class WorkerManager(ABC):
             next_step=None if queued else "Run again when they have ended",
             details={"executing": [executing(worker) for worker in stopping]},
         )
+
+    def _rows(self, first: list[WorkerProcess], second: list[WorkerProcess]) -> list[WorkerProcess]:
+        """The fleet's workers, which are those of one of two rows of slots, and of the other one those that are leaving or too many."""
+        rows = (first, second)
+        chosen = self._started_row
+        if chosen is None:
+            chosen = int(_serves(second) and not _serves(first))
+        others = [worker for worker in rows[1 - chosen] if not worker.ended]
+        return rows[chosen] + [replace(one, leaving=one.state == "stopping", extra=one.state != "stopping") for one in others]
+
+    def _free_row(self, first: list[WorkerProcess], second: list[WorkerProcess]) -> int:
+        """Which of two rows of slots no worker has a process in; remembered as the one that was started.
+
+        :raises Refused: both have one.
+        """
+        rows = (first, second)
+        free = [number for number, row in enumerate(rows) if all(worker.ended for worker in row)]
+        if not free:
+            held = next(worker for worker in second if not worker.ended)
+            raise Refused(
+                f"There is no room for another version beside: {_in_words(held)}",
+                option="worker.side_by_side",
+                next_step="Run again when it has ended",
+            )
+        self._started_row = free[0]
+        return free[0]
 
     def _check_stop(self, kill_limit: float, limit_name: str, signal_number: int) -> None:
         """What every manager's way to stop must grant."""
@@ -363,6 +423,10 @@ def executing(worker: WorkerProcess, children: Callable[[int], list[dict[str, An
         "version": worker.version,
         "children": children(worker.pid) if worker.pid else [],
     }
+
+
+def _serves(row: list[WorkerProcess]) -> bool:
+    return any(worker.state in ("running", "starting") for worker in row)
 
 
 def _in_words(worker: WorkerProcess) -> str:

@@ -9,6 +9,7 @@ import calendar
 import contextlib
 import signal
 import time
+from dataclasses import replace
 from typing import Any
 
 from .._errors import FleetError, NotFound, Refused
@@ -74,7 +75,12 @@ class Docker(WorkerManager):
                 shown.append(WorkerProcess(self._name(current or "none", number), None, "stopped"))
         of_the_fleet = {container["Id"] for container in chosen.values()}
         others = [self._worker(one, versions, extra=True) for one in found if one["Id"] not in of_the_fleet]
-        return shown + [worker for worker in others if not worker.ended]
+        is_leaving = self.settings.side_by_side
+        return shown + [
+            replace(worker, extra=False, leaving=True) if is_leaving and worker.state == "stopping" else worker
+            for worker in others
+            if not worker.ended
+        ]
 
     def reload(self) -> bool:
         # A start makes containers anew, by the definition as it is then.
@@ -149,10 +155,14 @@ class Docker(WorkerManager):
         guard.install(self.settings.root)
         with self._engine() as engine:
             image = require_image(engine, self._image_of(version), version)
-            live = {number for number, one in self._chosen(self._containers()).items() if _is_live(one)}
+            serving = {number for number, one in self._chosen(self._containers()).items() if _serves(one)}
             for number in range(1, self.settings.instances + 1):
-                if number not in live:
+                if number not in serving:
                     self._make(engine, definition, image, version, number)
+
+    def _begin_start_beside(self) -> None:
+        # A container's name has its version in it, so that there is always room.
+        self._begin_start()
 
     def _make(self, engine: Any, definition: Definition, image: Any, version: str, number: int) -> None:
         errors = library().errors
@@ -189,13 +199,13 @@ class Docker(WorkerManager):
         return sorted(found, key=lambda one: str(one["Created"]), reverse=True)
 
     def _chosen(self, containers: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-        """The container of each instance: the live one, else the newest."""
+        """The container of each instance: the one that takes tasks, else the newest."""
         chosen: dict[int, dict[str, Any]] = {}
         for container in containers:
             number = _labels(container).get(INSTANCE, "")
             if not number.isdigit() or not 1 <= int(number) <= self.settings.instances:
                 continue
-            if int(number) not in chosen or (_is_live(container) and not _is_live(chosen[int(number)])):
+            if int(number) not in chosen or (_serves(container) and not _serves(chosen[int(number)])):
                 chosen[int(number)] = container
         return chosen
 
@@ -242,6 +252,10 @@ def _labels(container: dict[str, Any]) -> dict[str, str]:
 
 def _is_live(container: dict[str, Any]) -> bool:
     return container["State"]["Status"] in ("running", "paused", "restarting")
+
+
+def _serves(container: dict[str, Any]) -> bool:
+    return _is_live(container) and _state(container) != "stopping"
 
 
 def _state(container: dict[str, Any]) -> str:

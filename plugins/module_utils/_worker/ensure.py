@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Collection
+from typing import Any, Callable, Collection
 
 from .._errors import FleetError, OutOfTime, Refused
 from . import guard
@@ -91,7 +91,7 @@ def ensure(worker: dict[str, Any], wanted: Wanted, check_mode: bool) -> Ensured:
     workers = manager.workers() if wanted.state != "present" or wanted.keep is not None else []
     done = Ensured(previous=previous, workers=workers if wanted.state != "present" else [], unpacked=unpack)
     if wanted.state == "active":
-        done.restarted = any(one.extra or one.state != "running" or one.version != wanted.version for one in workers) or not workers
+        done.restarted = _is_to_restart(workers, wanted.version)
         done.current = wanted.version
     else:
         done.restarted = wanted.state == "stopped" and any(not one.ended for one in workers)
@@ -179,10 +179,15 @@ def survey(worker: dict[str, Any]) -> dict[str, Any]:
 def _carry_out(manager: WorkerManager, store: VersionStore, done: Ensured, wanted: Wanted) -> None:
     if done.unpacked:
         store.prepare(str(wanted.version), wanted.artifact, wanted.checksum)
-    if done.restarted:
+    beside = wanted.state == "active" and done.current != done.previous and may_stand_beside(manager, done.workers)
+    if done.restarted and beside:
+        manager.quiet()
+    elif done.restarted:
         _stop(manager, store, done, wanted)
     if wanted.state == "active":
-        _switch(manager, store, done, wanted)
+        _switch(manager, store, done, wanted, manager.start_beside if beside else manager.start)
+    if beside:
+        _wait_for(manager, manager.wait_left, wanted)
     for version in done.dropped:
         store.drop(version)
     if wanted.state != "present":
@@ -190,28 +195,44 @@ def _carry_out(manager: WorkerManager, store: VersionStore, done: Ensured, wante
 
 
 def _stop(manager: WorkerManager, store: VersionStore, done: Ensured, wanted: Wanted) -> None:
-    settings = manager.settings
     manager.quiet()
     try:
-        manager.wait_stopped(settings.drain_timeout)
+        _wait_for(manager, manager.wait_stopped, wanted)
     except OutOfTime as late:
-        if wanted.in_flight == "finish":
-            # The manager's own limit is the last one; a worker that is beyond it is killed.
-            manager.wait_stopped(max(0.0, manager.kill_limit() - settings.drain_timeout))
-            return
         if wanted.state == "active":
             late.still_true = f"{late.still_true}; {store.root}/current still names {done.previous}"
             late.next_step = "Run again to go on from here; raise worker.drain_timeout to the length of the longest task"
         raise
 
 
-def _switch(manager: WorkerManager, store: VersionStore, done: Ensured, wanted: Wanted) -> None:
+def may_stand_beside(manager: WorkerManager, workers: list[WorkerProcess]) -> bool:
+    """Whether a switch may start another version before these workers have ended: there is room for two, and a third would need it."""
+    return manager.settings.side_by_side and not any(worker.leaving for worker in workers)
+
+
+def _wait_for(manager: WorkerManager, end: Callable[[float], None], wanted: Wanted) -> None:
+    settings = manager.settings
+    try:
+        end(settings.drain_timeout)
+    except OutOfTime:
+        if wanted.in_flight != "finish":
+            raise
+        # The manager's own limit is the last one; a worker that is beyond it is killed.
+        end(max(0.0, manager.kill_limit() - settings.drain_timeout))
+
+
+def _is_to_restart(workers: list[WorkerProcess], version: str | None) -> bool:
+    staying = [one for one in workers if not one.leaving]
+    return not staying or any(one.extra or one.state != "running" or one.version != version for one in staying)
+
+
+def _switch(manager: WorkerManager, store: VersionStore, done: Ensured, wanted: Wanted, start: Callable[[], None]) -> None:
     settings = manager.settings
     try:
         store.activate(wanted.version)
         if done.restarted:
             manager.reload()
-            manager.start()
+            start()
             wait_healthy(manager, wanted.version, settings.health, settings.start_timeout)
     except FleetError as error:
         error.still_true = f"{store.root}/current names {store.current()}, which was {done.previous} before"
@@ -224,7 +245,7 @@ def _state(worker: WorkerProcess) -> str:
 
 def _wanted(workers: list[WorkerProcess], state: str, version: str | None) -> list[tuple[str, str]]:
     if state == "active":
-        return [(one.name, f"running {version}") for one in workers if not one.extra]
+        return [(one.name, f"running {version}") for one in workers if not one.extra and not one.leaving]
     return [(one.name, one.state if one.ended else "stopped") for one in workers]
 
 

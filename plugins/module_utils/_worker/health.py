@@ -36,7 +36,7 @@ def wait_healthy(manager: WorkerManager, version: str | None, health: dict[str, 
     if not command:
         return
     _run(manager, version, command, start_timeout)
-    workers = manager.workers()
+    workers = _staying(manager)
     wrong = _wrong(workers, version)
     if wrong or _pids(workers) != pids:
         raise FleetError(f"A worker restarted during the health command: {wrong or 'its pid changed'}", details=_details(manager, workers))
@@ -53,7 +53,7 @@ def _wait_held(
     # A short hold is missed by long pauses, so look at least four times in it.
     longest = min(1.0, max(0.05, min(condition.hold for condition in held) / 4))
     for elapsed in polls(limit, longest=longest):
-        workers = manager.workers()
+        workers = _staying(manager)
         wrong = _wrong(workers, version)
         if not wrong and pids and _pids(workers) != pids:
             held[0].note(f"it was restarted after {held[0].seconds():.1f} s")
@@ -100,6 +100,10 @@ class _Held:
 
     def is_met(self) -> bool:
         return self._since is not None and self.seconds() >= self.hold
+
+
+def _staying(manager: WorkerManager) -> list[WorkerProcess]:
+    return [worker for worker in manager.workers() if not worker.leaving]
 
 
 def _wrong(workers: list[WorkerProcess], version: str | None) -> str:

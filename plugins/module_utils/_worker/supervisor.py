@@ -30,6 +30,8 @@ QUIET_LIMIT = 15.0
 TURN = 3
 #: Source: supervisor/states.py, ProcessStates.
 STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL = 0, 10, 20, 30, 40, 100, 200
+#: What the name of the group ends with that has the slots of a second version.
+BESIDE = "_beside"
 STATES = {STOPPED: "stopped", STARTING: "starting", RUNNING: "running", BACKOFF: "starting", STOPPING: "stopping", FATAL: "failed"}
 #: Source: supervisor/xmlrpc.py, Faults.
 SHUTDOWN_STATE, BAD_NAME, STILL_RUNNING, CANT_REREAD, SUCCESS, ALREADY_STARTED, NOT_RUNNING = 6, 10, 91, 92, 80, 60, 70
@@ -41,17 +43,27 @@ class Supervisor(WorkerManager):
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(settings)
         self._server = _connect(settings)
+        #: The program groups: of two versions side by side the second has one of its own.
+        self._groups = [settings.unit] + ([settings.unit + BESIDE] if settings.side_by_side else [])
 
     def validate(self) -> None:
         settings = self.settings
-        group = [program for program in self._call("getAllConfigInfo") if program["group"] == settings.unit]
-        if not group:
-            raise self._no_group()
-        for program in group:
+        programs = self._programs()
+        for group in self._groups:
+            if not any(program["group"] == group for program in programs):
+                raise self._no_group() if group == settings.unit else self._no_group_beside()
+        for program in programs:
+            if program["group"] != settings.unit and program["autostart"]:
+                raise Refused(
+                    f"The program {program['name']} of group {program['group']} has autostart=true, and so would run beside "
+                    f"{settings.unit} after a reboot",
+                    option="worker.side_by_side",
+                    next_step="Set autostart=false in its section and run `supervisorctl update`",
+                )
             # supervisord does not tell stopasgroup. It implies killasgroup, so without the one there is not the other.
             if program["killasgroup"] and settings.forks:
                 raise Refused(
-                    f"The program {program['name']} of group {settings.unit} has killasgroup=true, and so may have stopasgroup=true, "
+                    f"The program {program['name']} of group {program['group']} has killasgroup=true, and so may have stopasgroup=true, "
                     "which supervisord does not tell: its stop would send SIGTERM to the processes that execute tasks, too",
                     option="worker.unit",
                     next_step="Remove stopasgroup and killasgroup from its section "
@@ -62,7 +74,17 @@ class Supervisor(WorkerManager):
         self._check_health_command()
 
     def workers(self) -> list[WorkerProcess]:
-        return [self._worker(process) for process in self._processes()]
+        rows = self._both_rows()
+        return self._rows(*rows) if self.settings.side_by_side else rows[0]
+
+    def _both_rows(self) -> tuple[list[WorkerProcess], list[WorkerProcess]]:
+        found = self._processes()
+        first = [self._worker(process) for process in found if process["group"] == self.settings.unit]
+        return first, [self._worker(process) for process in found if process["group"] != self.settings.unit]
+
+    def _programs(self) -> list[dict[str, Any]]:
+        """What supervisord has read of the groups' configuration."""
+        return [program for program in self._call("getAllConfigInfo") if program["group"] in self._groups]
 
     def guarded(self) -> bool:
         return guard.is_installed(self.settings.root) and not self._unchecked()
@@ -75,17 +97,16 @@ class Supervisor(WorkerManager):
         unchecked = self._unchecked()
         if unchecked:
             raise Refused(
-                f"supervisor starts {unchecked[0]['name']} of group {self.settings.unit} without the check of the quarantine",
+                f"supervisor starts {unchecked[0]['name']} of group {unchecked[0]['group']} without the check of the quarantine",
                 option="worker.unit",
                 next_step=f"Put {guard.check_path(self.settings.root)} before its command (command={guard.check_path(self.settings.root)} "
                 f"{unchecked[0]['command']}) and run `supervisorctl update`",
             )
 
     def _unchecked(self) -> list[dict[str, Any]]:
-        """The group's programs whose command does not begin with the check."""
+        """The programs whose command does not begin with the check."""
         check = guard.check_path(self.settings.root)
-        group = [program for program in self._call("getAllConfigInfo") if program["group"] == self.settings.unit]
-        return [program for program in group if not re.match(rf"(/bin/sh\s+)?{re.escape(check)}\s", program["command"])]
+        return [program for program in self._programs() if not re.match(rf"(/bin/sh\s+)?{re.escape(check)}\s", program["command"])]
 
     def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
         self._call("signalProcess", worker.name, number.name, tolerate=NOT_RUNNING)
@@ -96,7 +117,8 @@ class Supervisor(WorkerManager):
         for _look in polls(QUIET_LIMIT, first=0.01, longest=0.2):
             processes = self._processes()
             if any(process["state"] in (STARTING, RUNNING, BACKOFF) for process in processes):
-                self._stop_group()
+                for group in sorted({process["group"] for process in processes}):
+                    self._stop_group(group)
             elif not any(process["state"] == EXITED and process["now"] - process["stop"] < TURN for process in processes):
                 return
         raise FleetError(
@@ -104,18 +126,21 @@ class Supervisor(WorkerManager):
             next_step="Look what else starts them, such as an event listener",
         )
 
-    def _stop_group(self) -> None:
-        for result in self._call("stopProcessGroup", self.settings.unit, False):
+    def _stop_group(self, group: str) -> None:
+        for result in self._call("stopProcessGroup", group, False):
             # One that ended between the look and the stop is quiet as well.
             if result["status"] != SUCCESS and not self._ended(result["name"]):
                 raise FleetError(
-                    f"supervisor could not stop {self.settings.unit}:{result['name']}: {result['description']}",
-                    next_step=f"See `{self.hint(self.settings.unit + ':' + result['name'])}`",
+                    f"supervisor could not stop {group}:{result['name']}: {result['description']}",
+                    next_step=f"See `{self.hint(group + ':' + result['name'])}`",
                 )
 
     def reload(self) -> bool:
-        group = self.settings.unit
         [[added, changed, removed]] = self._call("reloadConfig")
+        taken_in = [self._take_in(group, added, changed, removed) for group in self._groups]
+        return any(taken_in)
+
+    def _take_in(self, group: str, added: list[str], changed: list[str], removed: list[str]) -> bool:
         if group in removed:
             raise NotFound(
                 f"The program group {group} is no longer in supervisor's configuration",
@@ -131,14 +156,20 @@ class Supervisor(WorkerManager):
         return False
 
     def kill_limit(self) -> float:
-        limits = [float(program["stopwaitsecs"]) for program in self._call("getAllConfigInfo") if program["group"] == self.settings.unit]
+        limits = [float(program["stopwaitsecs"]) for program in self._programs()]
         return min(limits) if limits else 0.0
 
     def hint(self, name: str) -> str:
         return f"supervisorctl tail {name} stderr"
 
     def _begin_start(self) -> None:
-        group = self.settings.unit
+        self._started_row = 0
+        self._start_group(self.settings.unit)
+
+    def _begin_start_beside(self) -> None:
+        self._start_group(self._groups[self._free_row(*self._both_rows())])
+
+    def _start_group(self, group: str) -> None:
         for result in self._call("startProcessGroup", group, False):
             if result["status"] not in (SUCCESS, ALREADY_STARTED):
                 name = f"{group}:{result['name']}"
@@ -148,7 +179,7 @@ class Supervisor(WorkerManager):
                 )
 
     def _processes(self) -> list[dict[str, Any]]:
-        found = [process for process in self._call("getAllProcessInfo") if process["group"] == self.settings.unit]
+        found = [process for process in self._call("getAllProcessInfo") if process["group"] in self._groups]
         if not found and not any(program["group"] == self.settings.unit for program in self._call("getAllConfigInfo")):
             raise self._no_group()
         return found
@@ -178,6 +209,15 @@ class Supervisor(WorkerManager):
             f"there are: {', '.join(groups) or 'none'}",
             option="worker.unit",
             next_step="Name one of these, or add the group and run `supervisorctl reread`",
+        )
+
+    def _no_group_beside(self) -> NotFound:
+        group = self.settings.unit + BESIDE
+        return NotFound(
+            f"supervisor at {_shown(_address(self.settings))} knows no program group {group!r}, in which a second version would run",
+            option="worker.side_by_side",
+            next_step=f"Add a section like that of {self.settings.unit}, with autostart=false, and run `supervisorctl update`; "
+            "or leave side_by_side out",
         )
 
     def _call(self, method: str, *arguments: Any, tolerate: int | None = None) -> Any:

@@ -70,6 +70,15 @@ class Systemd(WorkerManager):
         stem = unit[: -len(".service")]
         self._units = [f"{stem}{number}.service" for number in range(1, settings.instances + 1)] if self._template else [unit]
         self._others = f"{stem}*.service" if self._template else None
+        if settings.side_by_side and not self._template:
+            raise Refused(
+                f"{unit} is not a template unit and so cannot run two versions side by side",
+                option="worker.side_by_side",
+                next_step="Name a template unit such as mailer@.service, or leave it out",
+            )
+        #: The slots of a second version, above those of the first.
+        numbers = range(settings.instances + 1, 2 * settings.instances + 1) if settings.side_by_side else range(0)
+        self._second = [f"{stem}{number}.service" for number in numbers]
 
     def validate(self) -> None:
         for shown in self._show(self._units):
@@ -103,8 +112,15 @@ class Systemd(WorkerManager):
         self._check_health_command()
 
     def workers(self) -> list[WorkerProcess]:
-        found = [self._worker(shown) for shown in self._show(self._units + ([self._others] if self._others else []))]
-        return [worker for worker in found if not (worker.extra and worker.ended)]
+        found = [self._worker(shown) for shown in self._show(self._units + self._second + ([self._others] if self._others else []))]
+        first, second = self._of_rows(found)
+        others = [worker for worker in found if worker.extra and not worker.ended]
+        return (self._rows(first, second) if self._second else first) + others
+
+    def _of_rows(self, found: list[WorkerProcess]) -> tuple[list[WorkerProcess], list[WorkerProcess]]:
+        rows = ([one for one in found if one.name in units] for units in (self._units, self._second))
+        first, second = rows
+        return first, second
 
     def guarded(self) -> bool:
         return guard.is_installed(self.settings.root) and self._drop_in() == self._guard_text()
@@ -170,9 +186,17 @@ class Systemd(WorkerManager):
         return f"journalctl -u {name} -n 50"
 
     def _begin_start(self) -> None:
+        self._started_row = 0
+        self._start_units(self._units)
+
+    def _begin_start_beside(self) -> None:
+        found = [self._worker(shown) for shown in self._show(self._units + self._second)]
+        self._start_units((self._units, self._second)[self._free_row(*self._of_rows(found))])
+
+    def _start_units(self, units: list[str]) -> None:
         # A unit that failed too often is refused a start until this; it fails on units that were never loaded, which is well.
-        self._run("reset-failed", *self._units, tolerate="not loaded")
-        self._run("start", "--no-block", *self._units)
+        self._run("reset-failed", *units, tolerate="not loaded")
+        self._run("start", "--no-block", *units)
 
     def _start_pending(self, name: str) -> bool:
         return any(shown.get("Job", "") not in ("", "0") for shown in self._show([name]))
@@ -190,7 +214,7 @@ class Systemd(WorkerManager):
             since=started_at(pid) if pid else None,
             version=version,
             unknown=unknown,
-            extra=shown["Id"] not in self._units,
+            extra=shown["Id"] not in self._units + self._second,
         )
 
     def _show(self, units: list[str]) -> list[dict[str, str]]:
