@@ -12,6 +12,9 @@ description:
   - The transaction on one host. Worker version and config files change together, or not at all.
   - A change is written down before the first live file is touched. Whatever instruction the process dies at, the next run, or the
     host's own confirm timer, puts the earlier release back.
+  - While a release waits for its confirmation, its version can be started only until the deadline. So a host that was down then does not
+    start it when it comes back. A version that the host went back from, or could not be switched to, cannot be started until the next
+    V(active) or V(reverted) leads to it. See V(quarantined) of M(queueops.fleet.worker_version), which a person orders and ends.
   - One task a host and phase. The roles P(queueops.fleet.deploy#role) and P(queueops.fleet.rollback#role) call it for a whole fleet.
 author:
   - The queueops.fleet contributors (@queueops)

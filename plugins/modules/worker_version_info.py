@@ -108,11 +108,15 @@ quarantined:
     by:
       description: Id of the operation that quarantined it. Null if none did.
       type: str
+    went_back:
+      description: Whether a switch made it, as the host went back from the version, and the next switch to the version ends it.
+      type: bool
   sample:
     - version: 1.1.0
       why: Sends each mail twice
       since: 1767225600.0
       by: null
+      went_back: false
 guarded:
   description: Whether the service manager runs the check of the quarantine before each start. Without it no version can be quarantined.
   returned: success
