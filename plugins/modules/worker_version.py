@@ -111,8 +111,8 @@ notes:
     no place of its own for it. A quarantine is refused without. The check is there as soon as a version was prepared.
   - With O(worker.manager=docker) containers begin with the check, whoever starts them. It cannot hold for a container that somebody makes
     from the image by hand. With C(unless-stopped) Docker goes on trying to start it, in longer and longer intervals.
-  - M(queueops.fleet.worker_release) makes an entry for a version that a host went back from, and ends it with the next switch to that version.
-    O(state=active) refuses such a version, too.
+  - M(queueops.fleet.worker_release) makes an entry for a version that a host went back from, and ends it with the next switch to that
+    version. O(state=active) refuses such a version, too.
   - The check fails closed when it or the entry of a version cannot be read, and open when there is no entry. Who may write
     to O(worker.root) can end a quarantine.
 seealso:
