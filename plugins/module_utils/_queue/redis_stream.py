@@ -28,7 +28,7 @@ from .api import (
 )
 from .redis_connection import RedisConnection
 from .redis_scripts import text
-from .redis_stream_store import BATCH, Source, Streams, StreamStore
+from .redis_stream_store import BATCH, Source, Streams, StreamStore, time_of
 
 #: A consumer that has not asked for this long (s), and has no connection of its name, is gone.
 GONE_AFTER_S = 600.0
@@ -224,7 +224,7 @@ class RedisStreamBackend(QueueBackend):
             unknowns.note("queues.queued", _NOT_COUNTED, name)
         else:
             state.queued = max(known)
-        oldest = [_time_of(group.next_id) for group in groups if group.next_id is not None]
+        oldest = [time_of(group.next_id) for group in groups if group.next_id is not None]
         times = [moment for moment in oldest if moment is not None]
         if times:
             state.oldest_task_age_s = round(max(0.0, now - min(times)), 3)
@@ -339,9 +339,3 @@ class RedisStreamBackend(QueueBackend):
                 consumers = client.xinfo_consumers(queue, group)
                 gone = frozenset(text(consumer["name"]) for consumer in consumers if self._gone(consumer, connected))
         return Source(source.name, queue, group, told[group], gone, int(self._gone_after * 1000) if gone is not None else 0)
-
-
-def _time_of(entry_id: str | None) -> float | None:
-    """Seconds since 1970 at which an entry was added, if its id is a time."""
-    millis = int((entry_id or "0").partition("-")[0])
-    return millis / 1000 if 10**12 <= millis < 10**13 else None

@@ -251,12 +251,11 @@ class StreamStore(TaskStore):
     def _task(self, entry: Entry) -> Task:
         fields = entry.fields or {}
         ended = fields.get(ENDED, b"")
-        millis = int(ended) if ended.isdigit() else int(entry.id.partition("-")[0])
         redrives = fields.get(REDRIVES, b"0")
         return Task(
             self._streams.identity(entry),
             version=version_and_host(entry.consumer)[0],
-            ended_at=millis / 1000,
+            ended_at=time_of(text(ended) if ended.isdigit() else entry.id),
             redrives=int(redrives) if redrives.isdigit() else 0,
             obstacle=REASONS["e"] if entry.fields is None else None,
             handle=entry,
@@ -340,6 +339,12 @@ class StreamStore(TaskStore):
                 if task in self._failed:
                     self._failed.discard(task)
                     self._again += 1
+
+
+def time_of(entry_id: str) -> float | None:
+    """Seconds since 1970 at which an entry was added, if its id is a time."""
+    millis, _number = order(entry_id)
+    return millis / 1000 if 10**12 <= millis < 10**13 else None
 
 
 def order(entry_id: str) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import P
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.redrive import redrive
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import BACKENDS, open_backend
 
+from tests.contract.servers.certificates import Authority
 from tests.unit.conftest import RedisServer, find_redis_server, wait_for
 
 REPOSITORY = Path(__file__).parents[3]
@@ -245,6 +246,26 @@ def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         look("rediss://127.0.0.1:1/0", tls_ca=str(tmp_path / "nothing.pem"))
     assert caught.value.option == "tls_ca"
+
+
+def test_tls_is_checked_against_the_authority_and_the_name(start: Callable[..., RedisServer], tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    certificate, key = ours.sign("localhost")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    files = {"--tls-cert-file": certificate, "--tls-key-file": key, "--tls-ca-cert-file": ours.file}
+    options = [word for option, file in files.items() for word in (option, str(file))]
+    start("--tls-port", str(port), "--tls-auth-clients", "no", "--requirepass", "hush", *options)
+    url = "rediss://localhost:%d/0" % port
+    assert look(url, password="hush", tls_ca=str(ours.file)).queues == []
+    for refused, authority in ((url, theirs.file), (url.replace("localhost", "127.0.0.1"), ours.file)):
+        with pytest.raises(Refused, match="TLS failed") as caught:
+            look(refused, password="hush", tls_ca=str(authority))
+        assert caught.value.option == "tls_ca"
+    with pytest.raises(Refused) as wrong:
+        look(url, password="loud", tls_ca=str(ours.file))
+    assert wrong.value.option == "password"
 
 
 class Sentinels:

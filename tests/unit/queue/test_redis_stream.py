@@ -189,6 +189,16 @@ def test_how_long_ago_a_task_failed_is_kept_until_it_is_worked_on(broker: Broker
     assert "queueops_ended" not in fields(broker, "mail")[0]
 
 
+def test_an_id_that_is_no_time_is_no_age(broker: Broker) -> None:
+    """An application may number its entries itself: then nothing tells how old they are, and no rule by age takes them."""
+    stream(broker)
+    for number in (1, 2):
+        db(broker).xadd(FAILED, {"kind": "odd"}, id="%d-1" % number)
+    report = redrive(broker, Rule(Match(older_than=60.0)), source="failed")
+    assert (report.moved, report.undetermined) == (0, 2)
+    assert redrive(broker, source="failed").moved == 2
+
+
 def test_by_a_field_of_its_own(broker: Broker) -> None:
     stream(broker)
     add(broker, FAILED, 3)
