@@ -28,7 +28,7 @@ class Server(ABC):
 
     def in_trouble(self, name: str) -> AbstractContextManager[None]:
         """Bring it into one of :attr:`troubles`, and out of it again; its data stays."""
-        raise NotImplementedError
+        raise NotImplementedError  # a server with troubles has to override this
 
     @abstractmethod
     def start(self) -> None:
@@ -44,7 +44,7 @@ class Server(ABC):
 
     def kill(self) -> None:
         """SIGKILL it with all that belongs to it, for :meth:`start`."""
-        raise NotImplementedError
+        raise NotImplementedError  # a server that is killed in a test has to override this
 
     def settle(self, count: int) -> None:
         """Wait until it has read what it had written, which is at least ``count`` tasks. Default: it has when it answers."""
