@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit contract contract-sample managers crash molecule molecule-confirm bench bench-queues requirements clean
+.PHONY: help drill test lint unit contract contract-sample managers crash molecule molecule-confirm bench bench-queues bench-hosts requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,7 +62,11 @@ bench: $(LINK) ## measure the rollback against a hand-written playbook, in the s
 
 bench-queues: $(LINK) ## measure the redrives against each queue system's own way (ARGS="--write": into the docs)
 	@scripts/venv.sh test
-	@exec .venv/test/bin/python scripts/bench_queues.py $(ARGS)
+	@exec .venv/test/bin/python scripts/bench_tables.py queues $(ARGS)
+
+bench-hosts: $(LINK) ## measure the config history against git, etckeeper and rsync, and the modules against a ping
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/bench_tables.py hosts $(ARGS)
 
 requirements: ## pin requirements/*.txt anew from requirements/*.in
 	@scripts/pin.sh drill test worker

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-#: What the line begins with that names a bar which was missed; scripts/bench_queues.py repeats these lines.
+#: What the line begins with that names a bar which was missed; scripts/bench_tables.py repeats these lines.
 MISSED = "Missed: "
 
 

@@ -42,12 +42,14 @@ class ConfigHistory(HistoryReader):
     :param repo_dir: the bare repository, created (0700) when the first snapshot is recorded.
     :param watch: what is watched. With no paths nothing is recorded but that.
     :ivar recovered: what :meth:`recover` last had to put right, empty if nothing.
+    :ivar was: the snapshot that what was live before :meth:`apply` equalled, or None.
     :ivar saved: the snapshot that :meth:`apply` made of what was live and not yet recorded, or None.
     """
 
     def __init__(self, repo_dir: str, watch: Watch) -> None:
         super().__init__(repo_dir, watch)
         self.recovered: list[FileDiff] = []
+        self.was: Snapshot | None = None
         self.saved: Snapshot | None = None
 
     @classmethod
@@ -124,18 +126,20 @@ class ConfigHistory(HistoryReader):
         target = snapshot if isinstance(snapshot, Snapshot) else self.resolve(snapshot)
         wanted = self._state(target)
         if dry_run:
-            live = self._live()
+            live, refs = self._live(), self._repository.refs()
+            self.was = self._equal(live, self._repository.snapshots(refs), refs)
             found = self._changes(live, wanted)
             preflight(found, Names())
             return self._describe(found, live, wanted)
         with self._repository.locked():
             # Seen before the recovery: this is what check mode shows, and what a person finds changed afterwards.
-            shown = self.diff(LIVE, target) if self._bench.load() is not None else None
+            shown, was = (self.diff(LIVE, target), self.live()) if self._bench.load() is not None else (None, None)
             self._recover()
             refs = self._repository.refs()
             looked = look(self.watch)
             recorded = self._unchanged(looked, refs)
             live = self._live_as(looked, recorded)
+            self.was = was if shown is not None else recorded or self._equal(live, self._repository.snapshots(refs), refs)
             found = self._changes(live, wanted)
             if found:
                 diffs = self._describe(found, live, wanted)

@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Iterable
 
 from .._errors import Refused, Unavailable
@@ -16,7 +17,7 @@ from . import xattrs
 from .entries import DIRECTORY, FILE, SYMLINK, Entry, Names, State
 from .git import object_sum
 from .statcache import CLOCK_TICK, Content, Seen, StatCache
-from .watch import Watch, parts, printable, to_bytes, to_text
+from .watch import STAGED_MARK, Watch, parts, printable, to_bytes, to_text
 
 #: How often a file that changes while it is read is read again.
 ATTEMPTS = 5
@@ -135,20 +136,24 @@ def _visit(folder: str, watch: Watch, looked: Looked) -> bool:
     """Add what is in a directory; return whether something in it is not watched."""
     holds = False
     below = []
-    prefix, seen, newest = folder + "/", looked.seen, looked.newest
+    # Written out, for it is done for each file each time: names for calls, and calls for what is rare only.
+    prefix, seen, newest, leaves_out = folder + "/", looked.seen, looked.newest, watch.leaves_out
+    picky = bool(watch.exclude)
     try:
-        with os.scandir(to_bytes(folder)) as found:
-            for each in found:
-                path = prefix + to_text(each.name)
+        with os.scandir(to_bytes(folder)) as listed:
+            for each in listed:
+                path = prefix + each.name.decode("utf-8", "surrogateescape")
                 try:
-                    one = _stamp(each.stat(follow_symlinks=False), each.path)
+                    found = each.stat(follow_symlinks=False)
+                    kind = found.st_mode & 0o170000
+                    one = _stamp_of_file(found) if kind != stat.S_IFDIR else _stamp(found, each.path)
                 except FileNotFoundError:
                     continue  # gone since it was listed
-                if stat.S_IFMT(one[0]) not in _WATCHED_FORMATS or watch.leaves_out(path):
+                if kind not in _WATCHED_FORMATS or ((picky or STAGED_MARK in path) and leaves_out(path)):
                     holds = True  # sockets, pipes and devices are nothing that can be put back
                     continue
                 seen[path] = one
-                if len(one) == 4:
+                if kind == stat.S_IFDIR:
                     below.append(path)
                 elif one[7] > newest:
                     newest = one[7]
@@ -164,20 +169,14 @@ def _visit(folder: str, watch: Watch, looked: Looked) -> bool:
     return holds
 
 
+#: The stamp of all but a directory.
+_stamp_of_file = attrgetter("st_mode", "st_uid", "st_gid", "st_size", "st_ino", "st_dev", "st_mtime_ns", "st_ctime_ns", "st_nlink")
+
+
 def _stamp(found: os.stat_result, path: bytes) -> Any:
     if stat.S_ISDIR(found.st_mode):
         return (found.st_mode, found.st_uid, found.st_gid, xattrs.read(path))
-    return (
-        found.st_mode,
-        found.st_uid,
-        found.st_gid,
-        found.st_size,
-        found.st_ino,
-        found.st_dev,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
-        found.st_nlink,
-    )
+    return _stamp_of_file(found)
 
 
 def _look_at(path: str) -> Any:

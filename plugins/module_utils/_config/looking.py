@@ -246,7 +246,9 @@ class HistoryReader:
 
     def _at(self, known: _list[Snapshot], refs: Refs) -> Snapshot | None:
         """The snapshot that what is live equals: the one last known to be live, else the newest."""
-        live = self._live()
+        return self._equal(self._live(), known, refs)
+
+    def _equal(self, live: State, known: _list[Snapshot], refs: Refs) -> Snapshot | None:
         for one in [one for one in known if one.id == refs.live] + [one for one in reversed(known) if one.id != refs.live]:
             with suppress(Refused):  # a damaged snapshot must not make the others useless
                 if not self._changes(live, self._state(one)):

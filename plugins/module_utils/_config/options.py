@@ -69,9 +69,8 @@ def revert(params: Mapping[str, Any], dry_run: bool) -> tuple[dict[str, Any], bo
     """What config_revert does: the result, whether it changed anything, the diff, and warnings."""
     history = history_of(params)
     target = history.resolve(params["to"])
-    was = history.live()
     diffs = history.apply(target, params["validate"] or None, dry_run=dry_run)
-    was = was or history.saved
+    was = history.was or history.saved
     result = {
         "snapshot": shown(target),
         "was": None if was is None else was.id,

@@ -15,6 +15,8 @@ from .._errors import Refused
 
 #: Staged copies that :mod:`apply` puts beside their targets: never part of a snapshot, whatever is watched.
 STAGED_NAME = re.compile(r"\A\..*\.queueops-[0-9a-f]{12}\Z", re.DOTALL)
+#: In each of their names.
+STAGED_MARK = ".queueops-"
 
 
 def to_bytes(path: str) -> bytes:
@@ -64,7 +66,7 @@ class Watch:
 
     def leaves_out(self, path: str) -> bool:
         """Whether this one path, taken without its parents, is left out (by a glob, or because it is a staged copy)."""
-        if ".queueops-" in path and STAGED_NAME.match(path.rpartition("/")[2]):
+        if STAGED_MARK in path and STAGED_NAME.match(path.rpartition("/")[2]):
             return True
         return bool(self.exclude) and self._exclude.match(path)
 

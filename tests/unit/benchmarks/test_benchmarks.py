@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The frame of the benchmarks of queue systems, and the script that runs them all: what they say and what they end with."""
+"""The frame of the benchmarks of queue systems, and the script that runs all benchmarks with tables: what they say and what they end with."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ def test_the_memory_is_that_of_a_process_of_its_own(redis_server: RedisServer) -
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """scripts/bench_queues.py with a page of its own."""
+    """scripts/bench_tables.py with a page of its own."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    loaded = importlib.import_module("bench_queues")
+    loaded = importlib.import_module("bench_tables")
     monkeypatch.setattr(loaded, "BUILD", tmp_path)
     page = tmp_path / "page.md"
-    page.write_text("# Before\n%s\nold\n%s\nafter\n" % (loaded.BEGIN, loaded.END))
+    page.write_text("# Before\n%s\nold\n%s\nafter\n" % loaded.KINDS["queues"].marks())
     return loaded
 
 
@@ -146,7 +146,7 @@ def measured(printed: dict[str, list[str]], page: Path, seen: list[str]) -> Any:
 def test_a_run_that_is_cut_off_keeps_its_tables_and_says_so(script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page, seen = tmp_path / "page.md", list[str]()
     monkeypatch.setattr(script, "measure", measured({"redrive_rq": ["| rq |"]}, page, seen))
-    assert script.run(["redrive_rq", "redrive_nats", "scale_nats"], [], [page]) == 1
+    assert script.run(script.KINDS["queues"], ["redrive_rq", "redrive_nats", "scale_nats"], [], [page]) == 1
     # Written after each one, so that it is there whatever ends the run.
     assert "| rq |" in seen[1] and "cut off**, and of these there is nothing, or not all: redrive_nats, scale_nats." in seen[1]
     left = page.read_text()
@@ -160,10 +160,10 @@ def test_the_closing_lines_name_the_missed_bars(
     page = tmp_path / "page.md"
     missed = "- Missed: NATS: our redrive is slow"
     monkeypatch.setattr(script, "measure", measured({"redrive_rq": ["| rq |"], "redrive_nats": ["| nats |", missed]}, page, []))
-    assert script.run(["redrive_rq", "redrive_nats"], ["--tasks", "5"], [page]) == 1
+    assert script.run(script.KINDS["queues"], ["redrive_rq", "redrive_nats"], ["--tasks", "5"], [page]) == 1
     assert capsys.readouterr().out.endswith("%s\n" % missed)
     assert "cut off" not in page.read_text() and "with --tasks 5." in page.read_text()
-    assert script.run(["redrive_rq"], [], [page]) == 0
+    assert script.run(script.KINDS["queues"], ["redrive_rq"], [], [page]) == 0
     assert capsys.readouterr().out.endswith("Every bar is met.\n")
 
 

@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run the benchmarks of the queue systems, one after the other, each against its rival in turn on one server.
+"""Run benchmarks, one after the other, each against its rivals in turn: those of the queue systems, or those of the hosts.
 
-``bench_queues.py [--write] [NAME ...] [-- OPTION ...]`` runs those named (default: all), with these options, as ``-- --tasks 500``. After
-each, what there is so far goes to build/bench/queues.md, and with ``--write`` into docs/benchmarks.md, between its two marks; a run
-that is cut off leaves it there, and says so. 1: a bar was missed, one of them ended badly, or it was cut off.
+``bench_tables.py queues|hosts [--write] [NAME ...] [-- OPTION ...]`` runs those named (default: all of the kind), with these options, as
+``-- --tasks 500``. After each, what there is so far goes to build/bench/<kind>.md, and with ``--write`` into docs/benchmarks.md, between
+the two marks of the kind; a run that is cut off leaves it there, and says so. 1: a bar was missed, one of them ended badly, or it was
+cut off.
 """
 
 from __future__ import annotations
@@ -23,13 +24,39 @@ from house import BUILD, ROOT, environment, redis_server
 
 FOLDER = ROOT / "tests" / "benchmarks"
 PAGE = ROOT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- begin: scripts/bench_queues.py -->", "<!-- end: scripts/bench_queues.py -->"
 #: What a benchmark's line begins with that names a bar which was missed; as in tests/benchmarks/common.py.
 MISSED = "- Missed: "
 #: A benchmark that takes longer (s) is broken off; the others are run.
 LIMIT_S = 1500
 #: How long (s) one that is broken off may take to stop its servers.
 STOP_S = 60
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Benchmarks that are run together.
+
+    :ivar patterns: of their files in tests/benchmarks.
+    :ivar scripts: what installs the servers that they need.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    scripts: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """The benchmarks, by the names of their files."""
+        return sorted(path.stem for pattern in self.patterns for path in FOLDER.glob(pattern))
+
+    def marks(self) -> tuple[str, str]:
+        """Between these two lines of the page are their tables."""
+        return f"<!-- begin: make bench-{self.name} -->", f"<!-- end: make bench-{self.name} -->"
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (Kind("queues", ("redrive_*.py", "scale_*.py"), ("servers.sh", "trixie.sh")), Kind("hosts", ("hosts_*.py",)))
+}
 
 
 @dataclass
@@ -48,11 +75,6 @@ class Part:
     def whole(self) -> bool:
         """Whether it measured all that it is to measure."""
         return self.code == 0 or (self.code == 1 and bool(self.missed()))
-
-
-def names() -> list[str]:
-    """The benchmarks of the queue systems, by the names of their files."""
-    return sorted(path.stem for pattern in ("redrive_*.py", "scale_*.py") for path in FOLDER.glob(pattern))
 
 
 def measure(part: Part, options: list[str]) -> None:
@@ -93,27 +115,28 @@ def state() -> str:
     return f"{commit}{' with uncommitted changes' if changed else ''}, {os.cpu_count()} cores"
 
 
-def told(at: str, chosen: list[str], parts: list[Part]) -> str:
+def told(kind: Kind, at: str, chosen: list[str], parts: list[Part]) -> str:
     """What was measured, for the page, and what of ``chosen`` was not, or not all of it."""
     head = [f"Measured at {at}."]
     whole = [part.name for part in parts if part.whole()]
     cut = [name for name in chosen if name not in whole]
     if cut:
         head.append(f"**This run was cut off**, and of these there is nothing, or not all: {', '.join(cut)}.")
-    others = [name for name in names() if name not in chosen]
+    others = [name for name in kind.names() if name not in chosen]
     if others:
         head.append(f"Not run: {', '.join(others)}.")
     return "\n\n".join([" ".join(head), *("\n".join(part.lines).strip() for part in parts if part.lines)])
 
 
-def put_in(page: Path, text: str | None = None) -> None:
-    """Replace what stands between the marks of ``page``; without ``text`` only see that they are there."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _old, end, after = rest.partition(END)
+def put_in(page: Path, kind: Kind, text: str | None = None) -> None:
+    """Replace what stands between the kind's marks in ``page``; without ``text`` only see that they are there."""
+    first, last = kind.marks()
+    before, begin, rest = page.read_text(encoding="utf-8").partition(first)
+    _old, end, after = rest.partition(last)
     if not (begin and end):
-        sys.exit(f"{page.name} lacks the lines {BEGIN} and {END}")
+        sys.exit(f"{page.name} lacks the lines {first} and {last}")
     if text is not None:
-        page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def close(chosen: list[str], parts: list[Part]) -> int:
@@ -133,23 +156,26 @@ def main(arguments: list[str]) -> int:
     """Run them, and write down what they print."""
     mark = arguments.index("--") if "--" in arguments else len(arguments)
     words, options = arguments[:mark], arguments[mark + 1 :]
-    chosen = [word for word in words if word != "--write"] or names()
-    unknown = sorted(set(chosen) - set(names()))
+    if not words or words[0] not in KINDS:
+        sys.exit(f"Say which kind of benchmarks to run: {' or '.join(KINDS)}")
+    kind = KINDS[words[0]]
+    chosen = [word for word in words[1:] if word != "--write"] or kind.names()
+    unknown = sorted(set(chosen) - set(kind.names()))
     if unknown:
-        sys.exit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
-    for script in ("servers.sh", "trixie.sh"):
+        sys.exit(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(kind.names())}")
+    for script in kind.scripts:
         if subprocess.run([str(ROOT / "scripts" / script)], check=False).returncode:
             return 1
     pages = [PAGE] if "--write" in words else []
     for page in pages:
-        put_in(page)
-    return run(chosen, options, pages)
+        put_in(page, kind)
+    return run(kind, chosen, options, pages)
 
 
-def run(chosen: list[str], options: list[str], pages: list[Path]) -> int:
+def run(kind: Kind, chosen: list[str], options: list[str], pages: list[Path]) -> int:
     """Run the benchmarks ``chosen``, and after each write what there is, also into ``pages``; the exit code."""
     at = state() + (f", with {' '.join(options)}" if options else "")
-    target = BUILD / "bench" / "queues.md"
+    target = BUILD / "bench" / f"{kind.name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts: list[Part] = []
@@ -160,10 +186,10 @@ def run(chosen: list[str], options: list[str], pages: list[Path]) -> int:
             try:
                 measure(parts[-1], options)
             finally:
-                text = told(at, chosen, parts)
+                text = told(kind, at, chosen, parts)
                 target.write_text(text + "\n", encoding="utf-8")
                 for page in pages:
-                    put_in(page, text)
+                    put_in(page, kind, text)
             print(f"-- {name} took {parts[-1].seconds:.0f} s", flush=True)
     except KeyboardInterrupt:
         print("Cut off.", flush=True)
