@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The frame of the benchmarks of queue systems, and the script that runs all benchmarks with tables: what they say and what they end with."""
+"""The frame of the benchmarks of queue systems, and the script that runs every benchmark with a table: what they say and end with."""
 
 from __future__ import annotations
 
