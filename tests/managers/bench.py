@@ -25,9 +25,10 @@ stop=
 trap 'stop=1' TERM USR1
 here=$1
 while [ -z "$stop" ]; do
-    sh -c 'echo "begin $$" >>"$1/ledger"
+    sh -c 'read -r id </proc/sys/kernel/random/uuid
+    echo "begin $id" >>"$1/ledger"
     while [ -e "$1/busy" ]; do sleep 0.02; done
-    echo "end $$" >>"$1/ledger"' task "$here" &
+    echo "end $id" >>"$1/ledger"' task "$here" &
     task=$!
     while kill -0 $task 2>/dev/null; do wait $task; done
     sleep 0.05
