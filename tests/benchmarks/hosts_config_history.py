@@ -234,8 +234,8 @@ def main() -> int:
             seconds, base = took[side.name, step], took[Git.name, step]
             ratios = [mine / theirs for mine, theirs in zip(seconds, base, strict=True)]
             reached = statistics.median(ratios) <= most
-            bar = f"at most {most:g}: {'met' if reached else 'missed'}" if side is Ours else ""
-            show(told, side.name, spread(seconds, "%.3f"), spread(ratios, "%.2f"), bar)
+            asked = f"at most {most:g}: {'met' if reached else 'missed'}" if side is Ours else ""
+            show(told, side.name, spread(seconds, "%.3f"), spread(ratios, "%.2f"), asked)
             if side is Ours and not reached:
                 missed.append(
                     f"{told}: the config history takes {statistics.median(ratios):.2f} times as long as git, and may take {most:g}"

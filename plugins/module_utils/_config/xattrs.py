@@ -140,7 +140,7 @@ def _with_rights(acl: str, bits: Mapping[int, int]) -> str:
 
 def _rows(value: str) -> list[tuple[int, int, int]]:
     """Tag, rights and number of each row of an ACL."""
-    return [(tag, rights, number) for tag, rights, number in struct.iter_unpack("<HHI", base64.b64decode(value)[4:])]
+    return list(struct.iter_unpack("<HHI", base64.b64decode(value)[4:]))
 
 
 def shown(attributes: Attributes | None, secret: bool) -> str:

@@ -106,7 +106,7 @@ class Switch:
         elif entry is not None:
             guard.remove(self._store.root, version)
 
-    def bar(self, left: ReleaseRecord, why: str, operation: str | None) -> None:
+    def keep_out(self, left: ReleaseRecord, why: str, operation: str | None) -> None:
         """Keep the version of a release that the host went back from from starting, unless the host still needs it."""
         if left.version is None or left.version == self._store.current():
             return

@@ -240,7 +240,7 @@ class HostTransaction:
         try:
             return self._switch.to(state, target, unless)
         except PutBack as put_back:
-            self._switch.bar(target, "release %d could not be switched to" % target.number, order.operation)
+            self._switch.keep_out(target, "release %d could not be switched to" % target.number, order.operation)
             self._go_on_waiting(state)
             self._note("host_put_back", state.live or AS_FOUND, Order(state.operation, state.epoch), {}, put_back.message)
             raise
@@ -307,7 +307,7 @@ class HostTransaction:
         state.intent = None
         self.record.save_state(state)
         if left is not None and record.number < left:
-            self._switch.bar(self.record.release(left), "the host went back from release %d" % left, order.operation)
+            self._switch.keep_out(self.record.release(left), "the host went back from release %d" % left, order.operation)
 
     # -- questions ------------------------------------------------------------------------------------------------
 
