@@ -14,7 +14,7 @@ from typing import Any
 
 from .._errors import FleetError, NotFound, Refused
 from . import guard
-from .api import WorkerManager, WorkerProcess, WorkerSettings
+from .api import WorkerManager, WorkerProcess, WorkerSettings, polls
 from .artifact_image import require_image, tag_of
 from .docker_definition import (
     DEFINITION,
@@ -40,6 +40,8 @@ STATES = {
     "exited": "failed",
     "dead": "failed",
 }
+#: Seconds that a container may be between running and ended.
+ENDING_LIMIT = 10.0
 
 
 class Docker(WorkerManager):
@@ -123,18 +125,32 @@ class Docker(WorkerManager):
         number = self._definition().stop_signal
         with self._engine() as engine:
             for container in self._containers():
-                if not _is_live(container):
-                    continue
-                # First of all, so that neither its end nor a restart of the engine brings it back.
-                engine.api.update_container(container["Id"], restart_policy={"Name": "no", "MaximumRetryCount": 0})
-                status = container["State"]["Status"]
+                status = self._stay_ended(engine, container["Id"])
                 if status == "restarting":
                     # Between two attempts there is no process to signal, and the next one is called off by this alone.
                     engine.api.stop(container["Id"], timeout=int(self.settings.drain_timeout))
-                    continue
-                if status == "paused":
-                    engine.api.unpause(container["Id"])
-                self._kill(engine, container["Id"], signal.Signals(number).name)
+                elif status:
+                    if status == "paused":
+                        engine.api.unpause(container["Id"])
+                    self._kill(engine, container["Id"], signal.Signals(number).name)
+
+    def _stay_ended(self, engine: Any, container: str) -> str | None:
+        """See that neither the container's end nor a restart of the engine brings it back; its status, or None if it has ended."""
+        errors = library().errors
+        refused = None
+        for _look in polls(ENDING_LIMIT):
+            try:
+                found = engine.api.inspect_container(container)
+                if not _is_live(found):
+                    return None
+                engine.api.update_container(container, restart_policy={"Name": "no", "MaximumRetryCount": 0})
+                return str(found["State"]["Status"])
+            except errors.NotFound:
+                return None
+            except errors.APIError as error:
+                # It is ending just now: then the engine refuses, and it may still be started again.
+                refused = error
+        raise refused or FleetError(f"{container} cannot be kept from starting again")
 
     def _kill(self, engine: Any, container: str, name: str) -> None:
         try:
