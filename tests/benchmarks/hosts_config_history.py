@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def run(*command: object, ok: tuple[int, ...] = (0,)) -> None:
         raise SystemExit(f"{command}: {done.stdout.decode()}{done.stderr.decode()}")
 
 
-class Side:
+class Side(ABC):
     """One way to keep a tree, in a folder of its own with a copy of the tree."""
 
     name = ""
@@ -52,20 +53,21 @@ class Side:
         self.folder.mkdir()
         run("cp", "-a", tree, self.tree)
 
+    @abstractmethod
     def first(self) -> None:
         """Record the tree for the first time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unchanged(self) -> None:
         """See that nothing has changed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def record_changes(self) -> None:
         """Record the changed tree; not measured."""
 
+    @abstractmethod
     def revert(self) -> None:
         """Take the changes back."""
-        raise NotImplementedError
 
 
 class Ours(Side):
@@ -139,6 +141,9 @@ class Rsync(Side):
 
     def unchanged(self) -> None:
         self.first()
+
+    def record_changes(self) -> None:
+        """It keeps one copy, which is to stay the first."""
 
     def revert(self) -> None:
         run("rsync", "-aHAX", "--delete", f"{self.folder / 'copy'}/", f"{self.tree}/")
