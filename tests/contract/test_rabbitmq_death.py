@@ -146,6 +146,51 @@ def test_a_run_that_died_in_a_commit_is_awaited_by_the_next(rabbit: Rabbit, kind
     assert Counter(rabbit.drained(QUEUE, rabbit.depth(QUEUE))) == Counter(ids)
 
 
+def forget(rabbit: Rabbit, queue: str, ids: list[str]) -> None:
+    """Take these out of a queue, as a broker that was busy when the publisher died, or as workers."""
+    with rabbit.server.connection() as connection:
+        channel = connection.channel()
+        while (message := channel.basic_get(queue)) is not None:
+            if message.properties["message_id"] in ids:
+                channel.basic_ack(message.delivery_tag)
+
+
+def taken(rabbit: Rabbit) -> None:
+    wait_for(lambda: rabbit.depth(QUEUE) == 40, what="two batches of twenty to be there")
+
+
+@pytest.mark.parametrize("came", [0, 1, 13, 19])
+def test_what_a_quorum_queue_forgot_of_the_last_batch_is_sent_again(rabbit: Rabbit, came: int) -> None:
+    """Measured under load: the mark says that the batch was taken, and its tail is not there."""
+    rabbit.quorum.declare(QUEUE)
+    ids = names(60)
+    rabbit.fill(DEAD, ids)
+    request = rabbit.request(run="r1")
+    with pytest.raises(Died):
+        redrive(dying_at(rabbit.open(), 2, lambda: taken(rabbit)), request)
+    wait_for(lambda: rabbit.depth(DEAD) == 40, what="the end of the run that died")
+    forget(rabbit, QUEUE, ids[20 + came : 40])
+    report = redrive(rabbit.open(), request)
+    assert not any("twice" in warning for warning in report.warnings)
+    assert Counter(rabbit.ids(QUEUE)) == Counter(ids) and rabbit.depth(DEAD) == 0
+
+
+def test_what_cannot_be_told_of_a_quorum_queue_is_sent_again_and_said(rabbit: Rabbit) -> None:
+    """Workers took all that came, so whether all came is not known: rather twice than lost."""
+    rabbit.quorum.declare(QUEUE)
+    ids = names(60)
+    rabbit.fill(DEAD, ids)
+    request = rabbit.request(run="r1")
+    with pytest.raises(Died):
+        redrive(dying_at(rabbit.open(), 2, lambda: taken(rabbit)), request)
+    wait_for(lambda: rabbit.depth(DEAD) == 40, what="the end of the run that died")
+    forget(rabbit, QUEUE, ids)
+    report = redrive(rabbit.open(), request)
+    said = [warning for warning in report.warnings if "twice" in warning]
+    assert len(said) == 1 and "20 tasks" in said[0] and ids[20] in said[0]
+    assert Counter(rabbit.ids(QUEUE)) == Counter(ids[20:]) and rabbit.depth(DEAD) == 0
+
+
 def test_two_redrives_under_one_run_are_kept_apart(rabbit: Rabbit) -> None:
     rabbit.classic.declare(QUEUE)
     ids = rabbit.classic.fail(QUEUE, 4)

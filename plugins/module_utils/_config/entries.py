@@ -8,6 +8,7 @@ from __future__ import annotations
 import grp
 import json
 import pwd
+import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple
 
@@ -197,6 +198,10 @@ class Recorded(Mapping[str, Entry]):
         return {path for path, line in self._lines.items() if theirs.get(path) != line}
 
 
+#: A line of the entries, and its path as JSON has it between quotes.
+_ROW = re.compile(r'^("([^"\\]*(?:\\.[^"\\]*)*)": .*\}),?$', re.MULTILINE)
+
+
 def parse_manifest(data: bytes, where: str) -> tuple[Watch, Mapping[str, Entry]]:
     """The inverse of :meth:`State.manifest`.
 
@@ -207,16 +212,11 @@ def parse_manifest(data: bytes, where: str) -> tuple[Watch, Mapping[str, Entry]]
     first, _newline, rest = text.partition("\n")
     if first != f'{{"format": {FORMAT},':
         return _parse_other(json.loads(text), where)
-    watch, *lines = rest.split("\n")
-    return Watch.from_json(json.loads(f"{{{watch.rstrip(',')}}}")["watch"]), Recorded(
-        {_path_of(line): line.rstrip(",") for line in lines[1:-2]}, '"link": ' in rest
-    )
-
-
-def _path_of(line: str) -> str:
-    if "\\" in line:
-        return str(json.JSONDecoder().raw_decode(line)[0])
-    return line[1 : line.index('": {')]
+    watch, _entries, rows = rest.split("\n", 2)
+    lines = {path: line for line, path in _ROW.findall(rows)}
+    if "\\" in rows:
+        lines = {str(json.loads(f'"{path}"')): line for path, line in lines.items()}
+    return Watch.from_json(json.loads(f"{{{watch.rstrip(',')}}}")["watch"]), Recorded(lines, '"link": ' in rows)
 
 
 def _parse_other(parsed: Mapping[str, Any], where: str) -> tuple[Watch, Mapping[str, Entry]]:

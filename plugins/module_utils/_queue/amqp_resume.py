@@ -5,8 +5,9 @@
 
 Batch n is one AMQP transaction: its messages are published, those of batch n-1 (confirmed, and noted in the ledger) are acknowledged, and
 a marker "n" is put into a queue of the run's own, the witness, which holds one message. Whenever this process dies, a transaction has
-happened whole or not at all, and the marker tells which. The marker is not kept over a restart of the broker: then, because the broker
-may have lost what it had not confirmed, the destinations' lengths are compared, or what may be sent twice is listed.
+been taken or not, and the marker tells which. What was taken is whole in a classic queue; a quorum queue that is busy when the channel
+dies forgets what stands last of it, so there the batch is looked for. The marker is not kept over a restart of the broker: then, because
+the broker may have lost what it had not confirmed, the destinations' lengths are compared, or what may be sent twice is listed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 from .._errors import Conflict, FleetError, Refused
+from .amqp_arrivals import Arrivals
 from .amqp_connection import NAME as CONNECTION
 from .amqp_connection import AmqpConnection
-from .amqp_dialect import HASHED, Dialect
+from .amqp_dialect import HASHED
 from .amqp_link import Link
 from .amqp_message import AmqpMessage
 from .conservation import fingerprint
@@ -32,9 +34,6 @@ EXPIRES_MS = 7 * 24 * 3600 * 1000
 #: How long a run that died may still be worked on by the broker (s), and how often that is asked.
 RELEASE_S = 30.0
 AGAIN_S = 0.1
-#: Messages that are looked at with one consumer, and the longest wait for the next (s).
-LOOKED_AT = 60000
-LOOKED_S = 5.0
 #: Ids named in a remark.
 NAMED = 20
 
@@ -224,17 +223,16 @@ def _less(counts: Counter[str], identity: str) -> bool:
     return True
 
 
-def resume(amqp: AmqpConnection, ledger: Ledger, witness: Witness, source: str, there: Callable[[str], Counter[str] | None]) -> Resumed:
-    """Find out what has become of the last batches.
-
-    :param there: the identities of this run's tasks in a queue, None: cannot be read.
-    """
+def resume(amqp: AmqpConnection, ledger: Ledger, witness: Witness, source: str, arrivals: Arrivals) -> Resumed:
+    """Find out what has become of the last batches."""
     found = Resumed()
     if not ledger.plans and (witness.number is not None or ledger.last <= ledger.closed):
         return found
     if witness.number is not None and not ledger.doubt:
         for plan in ledger.plans:
             if plan["plan"] == witness.number:
+                if plan["plan"] not in ledger.sure:
+                    _make_sure(amqp, ledger, plan, source, found, arrivals)
                 elsewhere, back = sent(plan, source)
                 found.published.update(elsewhere)
                 found.returned(back)
@@ -247,7 +245,7 @@ def resume(amqp: AmqpConnection, ledger: Ledger, witness: Witness, source: str, 
         # The source holds more than it should: it has forgotten acknowledgements.
         found.settled = _sorted(ledger, source)
     for plan in ledger.plans:
-        _without_mark(amqp, ledger, plan, source, left, found, there)
+        _without_mark(amqp, ledger, plan, source, left, found, arrivals)
     if ledger.plans:
         found.carry(ledger.plans[-1])
     return found
@@ -266,6 +264,57 @@ def _sorted(ledger: Ledger, source: str) -> array[int]:
     return ordered
 
 
+def _make_sure(amqp: AmqpConnection, ledger: Ledger, plan: dict[str, Any], source: str, found: Resumed, arrivals: Arrivals) -> None:
+    """Take out of a batch that the broker had taken, and not confirmed, what did not arrive; the ledger then says so."""
+    lost: list[str] = []
+    unknown: list[str] = []
+    targets = plan.get("to") or [0] * len(plan["ids"])
+    for place, queue in enumerate(plan["queues"]):
+        if queue is None or arrivals.are_whole(queue):
+            continue
+        if queue == source:
+            # The originals are there as well, and tell nothing.
+            found.exact = False
+            continue
+        mine = [identity for identity, target in zip(plan["ids"], targets) if target == place]
+        came = _came(amqp, queue, mine, plan["depths"][place], plan["consumers"][place], arrivals)
+        if came is None:
+            unknown.extend(mine)
+        else:
+            lost.extend(mine[came:])
+    if unknown:
+        found.remarks.append(
+            "The run died while the broker took %d tasks for a quorum queue, and what arrived of them cannot be told, as workers took some:"
+            " those are worked on twice. All are in %s; the first are %s" % (len(unknown), ledger.path, ", ".join(unknown[:NAMED]))
+        )
+    if lost or unknown:
+        ledger.take_back(plan, lost + unknown)
+    if found.exact:
+        ledger.note(sure=plan["plan"])
+        ledger.sync()
+
+
+def _came(amqp: AmqpConnection, queue: str, mine: list[str], before: int | None, consumers: int, arrivals: Arrivals) -> int | None:
+    """How many of these, which were published in this order, came to a quorum queue; None: that cannot be told.
+
+    It takes them in their order, and forgets none but the last: with one that is there, all before it came.
+    """
+    depth = amqp.steady(queue)
+    arrived = arrivals.of(queue, frozenset(mine))
+    if arrived is None:
+        return None
+    undisturbed = before is not None and not consumers and not depth.consumers and depth.ready >= before
+    if undisturbed and depth.ready - (before or 0) == len(mine) and Counter(mine) <= arrived:
+        return len(mine)
+    for place in range(len(mine), 0, -1):
+        identity = mine[place - 1]
+        # Tasks without ids of their own, which are alike, may have been there before.
+        if arrived[identity] and not identity.startswith(HASHED):
+            return place
+    none_came = depth.ready == before or not any(identity.startswith(HASHED) for identity in mine)
+    return 0 if undisturbed and none_came else None
+
+
 def _without_mark(
     amqp: AmqpConnection,
     ledger: Ledger,
@@ -273,7 +322,7 @@ def _without_mark(
     source: str,
     left: int,
     found: Resumed,
-    there: Callable[[str], Counter[str] | None],
+    arrivals: Arrivals,
 ) -> None:
     """Judge one batch by the lengths of the queues, and by what is in them."""
     elsewhere, back = sent(plan, source)
@@ -295,7 +344,7 @@ def _without_mark(
             doubtful.extend(mine)
         elif depth.ready > before:
             # Tasks of others may have come meanwhile, so that the length alone does not tell.
-            arrived = there(queue)
+            arrived = arrivals.of(queue, frozenset(mine))
             if arrived is None:
                 doubtful.extend(mine)
                 continue
@@ -307,25 +356,3 @@ def _without_mark(
             "The broker restarted before it confirmed %d tasks, and what it kept of them cannot be told: those are worked on twice."
             " All are in %s; the first are %s" % (len(doubtful), ledger.path, ", ".join(doubtful[:NAMED]))
         )
-
-
-def identities_in(amqp: AmqpConnection, dialect: Dialect, queue: str, most: int) -> Counter[str]:
-    """The identities of the messages in a queue, which are taken and put back at their places."""
-    found: Counter[str] = Counter()
-    link = Link(amqp, "look for what was sent to queue %s" % queue)
-    try:
-        seen = at_once = 0
-        while seen < most:
-            if seen >= at_once:
-                if at_once:
-                    link.cancel()
-                link.consume(queue, LOOKED_AT)
-                at_once = seen + LOOKED_AT
-            messages = link.receive(min(most, at_once) - seen, LOOKED_S)
-            if not messages:
-                break
-            seen += len(messages)
-            found.update(dialect.identity_before(message) for message in messages)
-    finally:
-        link.close()
-    return found

@@ -18,24 +18,23 @@ from collections import Counter
 from typing import Iterator
 
 from .._errors import Refused
+from .amqp_arrivals import Arrivals
 from .amqp_batches import Batches, Going
 from .amqp_connection import AmqpConnection
 from .amqp_destinations import FULL, NO_QUEUE, Destinations
 from .amqp_dialect import Change, Dialect, Places
 from .amqp_link import Link
 from .amqp_message import AmqpMessage
-from .amqp_resume import Resumed, Witness, identities_in, resume
+from .amqp_resume import Resumed, Witness, resume
 from .amqp_source import Source
 from .api import Census, Decision, RedriveRequest, Sweep, Task, TaskStore
 from .ledger import Ledger
-from .rabbitmq_management import LAG_S, Management, effective
+from .rabbitmq_management import LAG_S, Management
 
 __all__ = ["CAME_BACK", "AmqpStore", "Change", "Dialect", "Places"]
 
 #: Tasks named of one sweep.
 NAMED = 20
-#: A queue whose messages may be delivered fewer times than this is not read to find out what a run that died sent to it.
-LOOKS = 5
 
 #: Why a task is skipped.
 CAME_BACK = "this run has redriven it before, and it came back"
@@ -126,7 +125,8 @@ class AmqpStore(TaskStore):
         self._ledger = ledger = Ledger(self._request.state_dir, self._run, "%s %s" % (self._amqp.vhost, source.name))
         self._witness = witness = Witness(self._amqp, ledger)
         self._link = link = witness.open("redrive queue %s" % source.name)
-        self._resumed = resume(self._amqp, ledger, witness, source.name, self._sent_to)
+        arrivals = Arrivals(self._amqp, self._management, self._dialect)
+        self._resumed = resume(self._amqp, ledger, witness, source.name, arrivals)
         self.warnings.extend(self._resumed.remarks)
         if witness.reason is not None:
             self.warnings.append(
@@ -136,14 +136,6 @@ class AmqpStore(TaskStore):
         source.open(link)
         self._batches = Batches(self._amqp, link, ledger, witness, self._resumed, source, self._destinations, self._dialect, self._run)
         self._batches.begin()
-
-    def _sent_to(self, queue: str) -> Counter[str] | None:
-        """What is in a queue to which a run that died sent tasks; None where reading it could end tasks."""
-        told = self._management.queue(queue)
-        limit = effective(told or {}).get("x-delivery-limit")
-        if told is None or told.get("type") not in ("classic", "quorum") or (limit is not None and limit < LOOKS):
-            return None
-        return identities_in(self._amqp, self._dialect, queue, self._amqp.depth(queue).ready)
 
     # What the engine asks
 

@@ -124,6 +124,11 @@ class Ledger:
             self.sure = {number for number in self.sure if number > entry["settled"]}
             self.doubt = {number for number in self.doubt if number > entry["settled"]}
 
+    def take_back(self, plan: dict[str, Any], identities: list[str]) -> None:
+        """These of a batch did not arrive: they are no part of it any more. On disk with the next :meth:`sync`."""
+        self.note(back=plan["plan"], ids=identities)
+        _take_out(plan, Counter(identities))
+
     def settled_ids(self, source: str) -> Iterator[list[str]]:
         """The identities of the settled batches of a run that has not come to its end, a batch at a time; without what was returned,
         and without what went to the tail of ``source`` itself.

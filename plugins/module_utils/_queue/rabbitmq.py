@@ -66,7 +66,8 @@ CAPABILITIES = Capabilities(
         "redrive": "published with confirmation, noted in a ledger on this host's disk, then acknowledged; what is not taken stays at its"
         " place in classic queues and goes to the tail of quorum queues, where putting it back would count towards its delivery limit",
         "redrive_run": "by a ledger under state_dir on the host that runs it; a run that died is finished there without sending a task"
-        " twice, unless the broker itself restarted while workers took tasks: those few are listed",
+        " twice, unless workers took tasks while the broker itself restarted, or while a quorum queue was sent a batch that the death cut"
+        " off (without management_url: whatever the queue): those few are listed",
         "redrive_count": "in the header x-queueops-redrives",
         "check": "of classic queues the tasks are taken and put back at their place, marked as redelivered; of quorum queues only their"
         " number is told, and match is refused",

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import socket
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +52,10 @@ class HttpProbe(Probe):
     hold: float
 
     def wrong(self) -> str:
+        # Few have such a probe, and loading this takes longer than a look at a host's workers.
+        import urllib.error
+        import urllib.request
+
         opener = urllib.request.OpenerDirector()
         for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), urllib.request.UnknownHandler()):
             opener.add_handler(handler)
