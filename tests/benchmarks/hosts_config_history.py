@@ -172,6 +172,11 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
+def rotated(sides: list[Side], by: int) -> list[Side]:
+    """The sides in turn, each as often after each other one: what the one before leaves in the caches is not to count."""
+    return sides[by % len(sides) :] + sides[: by % len(sides)]
+
+
 def one_round(tree: Path, sides: list[type[Side]], changes: int, repeats: int) -> dict[tuple[str, str], list[float]]:
     """All steps on each side, the sides in turn within a step."""
     took: dict[tuple[str, str], list[float]] = {}
@@ -180,11 +185,11 @@ def one_round(tree: Path, sides: list[type[Side]], changes: int, repeats: int) -
         made = [side(folder, tree) for side in sides]
         for side in made:
             took.setdefault((side.name, "first"), []).append(timed(side.first))
-        for _repeat in range(repeats):
-            for side in made:
+        for repeat in range(repeats):
+            for side in rotated(made, repeat):
                 took.setdefault((side.name, "unchanged"), []).append(timed(side.unchanged))
-        for _repeat in range(repeats):
-            for side in made:
+        for repeat in range(repeats):
+            for side in rotated(made, repeat):
                 files = sorted(side.tree.rglob("*.conf"))
                 changed = files[:: max(1, len(files) // changes)][:changes]
                 before = [path.read_bytes() for path in changed]
