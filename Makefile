@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit contract contract-sample managers crash molecule molecule-confirm bench bench-queues bench-hosts requirements clean
+.PHONY: help drill test lint unit contract contract-sample managers crash faults molecule molecule-confirm bench bench-queues bench-hosts requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ managers: $(LINK) ## the contract of the service managers on real ones; needs Do
 crash: $(LINK) ## SIGKILL after every operation of every phase on a host, and power loss (some minutes)
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/crash.py $(ARGS)
+
+faults: $(LINK) ## every fault (a host, the home or the broker out of reach, a worker that does not start) x deploy and rollback
+	@scripts/venv.sh test
+	@exec env QUEUEOPS_EVERY_FAULT=1 .venv/test/bin/python scripts/unit.py tests/unit/playbooks/test_faults.py $(ARGS)
 
 molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8); needs Docker Engine
 	@scripts/venv.sh test

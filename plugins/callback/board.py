@@ -265,6 +265,11 @@ def _fleet_journal_info(seen: Seen) -> Iterator[Line]:
         yield Line(f"held by {held.get('id')} since {held.get('opened_at')}, opened by {held.get('actor')}{whence}", "warn", fleet)
 
 
+def _fleet_plan(seen: Seen) -> Iterator[Line]:
+    cannot = bool(seen.data.get("cannot"))
+    yield Line(str(seen.data.get("msg")), "bad" if cannot else "change" if seen.data.get("changes") else "good", "plan")
+
+
 def _fleet_verdict(seen: Seen) -> Iterator[Line]:
     failed = not seen.data.get("agree")
     rows = str(seen.data.get("text") or "").splitlines()
@@ -362,6 +367,7 @@ _WORDS: dict[str, Callable[[Seen], Iterator[Line]]] = {
     "fleet_operation": _fleet_operation,
     "fleet_journal": _nothing,
     "fleet_journal_info": _fleet_journal_info,
+    "fleet_plan": _fleet_plan,
     "fleet_verdict": _fleet_verdict,
     "fleet_gate": _fleet_gate,
     "queue_redrive": _queue_redrive,

@@ -124,6 +124,16 @@ def release_outcome(results: Results, kind: str, target: int, origin: int, halte
     return {"outcome": good if all(entry["ok"] for entry in hosts.values()) else "failed", "wanted": wanted, "hosts": hosts}
 
 
+def plan_refusal(hosts: list[str], hostvars: Any) -> str:
+    """Why what the playbook ``plan`` planned for these hosts cannot be done; empty: it can."""
+    made: dict[str, Any] = next((hostvars[host]["plan_made"] for host in hosts if "plan_made" in hostvars[host]), {})
+    refused = list(dict.fromkeys(str(hostvars[host].get("plan_refused") or "") for host in hosts))
+    reasons = ["%s: %s" % (entry["host"], entry["cannot"]) for entry in made.get("table") or [] if entry["cannot"]]
+    if not made and not reasons:
+        reasons = [reason for reason in refused if reason] or ["No host answered; see above"]
+    return "; ".join(reasons)
+
+
 def _first_line(text: Any) -> str:
     lines = str(text or "").strip().splitlines()
     return lines[0][:500] if lines else ""
@@ -142,6 +152,7 @@ class FilterModule:
             "gate_events": gate_events,
             "host_events": host_events,
             "last_results": last_results,
+            "plan_refusal": plan_refusal,
             "redrive_events": redrive_events,
             "release_outcome": release_outcome,
         }

@@ -220,7 +220,7 @@ ended:
   type: float
 live:
   description: Where the host stands now.
-  returned: success
+  returned: always, where it can be told
   type: dict
   contains:
     release:
@@ -252,12 +252,13 @@ error:
 import base64
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import DesiredFile
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import HostSettings, Order, Result, Wanted
 from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import HostTransaction
 from ansible_collections.queueops.fleet.plugins.module_utils._worker_options import worker_options
@@ -346,7 +347,13 @@ def body(module: AnsibleModule) -> Outcome:
     )
     began = time.time()
     transaction = HostTransaction(settings)
-    found = run_phase(transaction, module)
+    try:
+        found = run_phase(transaction, module)
+    except FleetError as problem:
+        # Where the host stands now is what a failure makes most wanted; not told where it cannot be told.
+        with suppress(FleetError, OSError):
+            problem.details.setdefault("live", transaction.status())
+        raise
     result = {
         "release": found.release,
         "differs": found.differs,

@@ -53,10 +53,13 @@ class Agreement:
 
     def text(self) -> str:
         """The table in aligned plain text, without a newline at its end."""
-        cells = [[_cell(row, column) for column in COLUMNS] for row in self.rows]
-        lines = [[_TITLES[column] for column in COLUMNS], *cells]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(COLUMNS))]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+        return aligned([[_TITLES[column] for column in COLUMNS], *([_cell(row, column) for column in COLUMNS] for row in self.rows)])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table in plain text, without a newline at its end."""
+    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def compare(

@@ -76,6 +76,7 @@ class Operation:
     :ivar back_to: where a deploy goes back to when a gate fails; None for a rollback.
     :ivar to_release: where the fleet stands after it; None while open and after a failure.
     :ivar touched: hosts that were switched, or of which it is not known.
+    :ivar halted: why a deploy was ordered to roll back; None as long as it was not.
     :ivar shared: whether a takeover went on with this same operation, so that its id alone no longer tells who asks.
     """
 
@@ -93,6 +94,7 @@ class Operation:
     reason: str | None = None
     to_release: int | None = None
     touched: set[str] = field(default_factory=set)
+    halted: str | None = None
     shared: bool = False
 
     @property
@@ -115,6 +117,7 @@ class Operation:
             "controller": self.controller,
             "reason": self.reason,
             "touched": sorted(self.touched),
+            "halted": self.halted,
         }
 
 
@@ -238,6 +241,12 @@ def _closed(state: FleetState, event: Event) -> None:
         state.standing = operation
 
 
+def _ordered(state: FleetState, event: Event) -> None:
+    operation = state.operations.get(str(event.operation))
+    if operation is not None and operation.halted is None:
+        operation.halted = event.reason or "a rollback was ordered"
+
+
 def _confirmed(state: FleetState, event: Event) -> None:
     release = _release(state, event.data["release"])
     release.state, release.ever_confirmed = "confirmed", True
@@ -302,6 +311,7 @@ _HANDLERS = {
     "operation_opened": _opened,
     "operation_taken_over": _taken_over,
     "operation_closed": _closed,
+    "rollback_ordered": _ordered,
     "release_confirmed": _confirmed,
     "release_withdrawn": _withdrawn,
     _HOST_REPORTED: _host_reported,

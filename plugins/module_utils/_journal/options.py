@@ -41,6 +41,19 @@ VERDICT_OPTIONS: dict[str, Any] = {
     "reason": {"type": "str"},
 }
 
+#: Of fleet_plan, in the same way.
+PLAN_OPTIONS: dict[str, Any] = {
+    "fleet": {"type": "str", "required": True},
+    "kind": {"type": "str", "choices": ["deploy", "rollback"], "required": True},
+    "head": {"type": "str", "required": True},
+    "target": {"type": "int", "required": True},
+    "version": {"type": "str"},
+    "from_release": {"type": "int"},
+    "expected_hosts": {"type": "list", "elements": "str", "required": True},
+    "results": {"type": "dict", "required": True},
+    "plan": {"type": "str"},
+}
+
 
 def journal_of(params: dict[str, Any]) -> Journal:
     """The journal that the options ``fleet`` and ``state_dir`` name."""

@@ -20,6 +20,7 @@ from .._journal.events import Event
 from .._journal.journal import Journal
 from .._worker.api import WorkerManager
 from .._worker.ensure import open_store, refuse_kind
+from .._worker.guard import refuse_ordered
 from .._worker.probes import longest_hold
 from .._worker.registry import open_manager
 from .config_change import put_config_back
@@ -52,6 +53,7 @@ class HostTransaction:
         """Fetch, verify and record a release beside the live one. Nothing live changes."""
         self._preflight(order)
         refuse_kind(self._manager(), self._store, wanted.version, wanted.artifact)
+        refuse_ordered(self._store.root, wanted.version)
         self.record.create()
         with self.record.locked():
             state = self._recovered(order)
@@ -73,6 +75,7 @@ class HostTransaction:
         self._preflight(order)
         state = self.record.state()
         refuse_kind(self._manager(), self._store, wanted.version, wanted.artifact)
+        refuse_ordered(self._store.root, wanted.version)
         self._store.check(wanted.version, wanted.artifact, wanted.checksum)
         known = self._known(wanted.number)
         if known is not None and known.is_made_of(wanted.version, wanted.checksum, self.history.tree_of(wanted.files)):
@@ -104,6 +107,7 @@ class HostTransaction:
             state = self._recovered(order)
             found = self._compared(state, record, changed=self._mended)
             if not found.pending:
+                self._learn_epoch(state, order)
                 found.confirm_until = self._deadline()
                 return found
             self._refuse_slow_switch(confirm_timeout)
@@ -189,6 +193,7 @@ class HostTransaction:
                 self.timer.disarm()
             timings = self._go(state, record, order) if found.pending else {}
             if not found.pending and not self._unconfirmed(state):
+                self._learn_epoch(state, order)
                 return found
             state.phase, state.previous = "confirmed", None
             self._settle(state, record, order)
@@ -326,6 +331,12 @@ class HostTransaction:
                 next_step="This controller was taken over: stop it, and look at the fleet with queueops.fleet.status",
             )
 
+    def _learn_epoch(self, state: HostState, order: Order) -> None:
+        """Refuse older controllers from here on, on a host where nothing else is left to do."""
+        if order.epoch is not None and order.epoch > state.epoch:
+            self._fence(state, order)
+            self.record.save_state(state)
+
     def _fence(self, state: HostState, order: Order) -> None:
         if order.epoch is not None:
             state.epoch = order.epoch
@@ -370,11 +381,11 @@ class HostTransaction:
             pending=pending,
             diffs=diffs,
             before=self._live_version(),
-            after=str(record.version),
+            after=str(record.version or "none"),
         )
 
     def _live_version(self) -> str:
-        return str(self._store.current())
+        return str(self._store.current() or "none")
 
     def _refuse_slow_switch(self, confirm_timeout: float) -> None:
         worker = self._settings.worker

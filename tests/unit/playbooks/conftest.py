@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import subprocess
@@ -59,6 +60,8 @@ class Fleet:
             "gate": {"min_tasks": 0, "bake": 0, "timeout": 5},
         }
         self.more: dict[str, Any] = {}
+        #: Hosts that are no workers, and their variables.
+        self.others: dict[str, dict[str, Any]] = {}
 
     @staticmethod
     def _host(folder: Path) -> Host:
@@ -70,7 +73,9 @@ class Fleet:
     def write_inventory(self) -> None:
         hosts = {name: {"root": str(host.folder), **self.more.get(name, {})} for name, host in self.hosts.items()}
         shared = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "queueops_fleet": self.specification}
-        inventory = {"workers": {"hosts": hosts, "vars": shared}}
+        inventory: dict[str, Any] = {"workers": {"hosts": hosts, "vars": shared}}
+        here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        inventory["others"] = {"hosts": {name: {**here, **variables} for name, variables in self.others.items()}}
         for name in hosts:
             hosts[name].setdefault("ansible_python_interpreter", sys.executable)
         del shared["ansible_python_interpreter"]
@@ -88,21 +93,28 @@ class Fleet:
             "ANSIBLE_NOCOLOR": "1",
         }
 
-    def run(self, playbook: str, *extra: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    def start(self, playbook: str, *extra: str, **variables: Any) -> subprocess.Popen[str]:
+        """A playbook in a process group of its own; what it prints goes to a file."""
         self.write_inventory()
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.project / "inventory.yml"), *extra]
         for name, value in variables.items():
-            command += ["-e", f"{name}={value}"]
-        return subprocess.run(
-            [*command, f"queueops.fleet.{playbook}"],
-            env=self.environment(),
-            cwd=self.project,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+            command += ["-e", json.dumps({name: value})]
+        with open(self.folder / "output", "wb") as output:
+            return subprocess.Popen(
+                [*command, f"queueops.fleet.{playbook}"],
+                env=self.environment(),
+                cwd=self.project,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def run(self, playbook: str, *extra: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        process = self.start(playbook, *extra, **variables)
+        code = process.wait()
+        return subprocess.CompletedProcess(process.args, code, (self.folder / "output").read_text(encoding="utf-8", errors="replace"))
 
     def everything(self) -> dict[str, bytes]:
         """Every file of every host, and the pids of its workers."""

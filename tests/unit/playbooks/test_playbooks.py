@@ -14,6 +14,7 @@ from typing import Any
 
 import ansible_runner
 import pytest
+from ansible_collections.queueops.fleet.plugins.module_utils._worker import guard
 
 from tests.unit.playbooks.conftest import Fleet, must
 
@@ -62,6 +63,46 @@ def test_a_host_that_fails_rolls_every_touched_host_back_and_the_run_fails(deplo
     must(deployed.run("status"))
 
 
+def sick_under_version_2(fleet: Fleet, name: str) -> Path:
+    """While the file returned is there, version 2 does not become healthy on the host."""
+    config = "{{ root }}/etc/worker.conf"
+    command = ["sh", "-c", "! { test -e {{ root }}/sick && grep -q 2.0.0 " + config + "; }"]
+    fleet.specification["worker"]["health"] = {"hold": 0.2, "command": command}
+    mark = fleet.hosts[name].folder / "sick"
+    mark.touch()
+    return mark
+
+
+def test_as_many_hosts_as_may_fail_do_not_take_the_others_back_but_the_run_fails(deployed: Fleet) -> None:
+    deployed.specification["max_failing"] = 1
+    sick = sick_under_version_2(deployed, "worker2")
+    done = deployed.run("deploy", version="2.0.0")
+    assert done.returncode != 0
+    assert deployed.releases() == [2, 1], done.stdout
+    assert "1 of 2 hosts of fleet mailer are not proven to be on release 2" in " ".join(done.stdout.split())
+    assert deployed.run("status").returncode != 0
+    sick.unlink()
+    must(deployed.run("deploy", version="2.0.0"))
+    assert (len(set(deployed.releases())), deployed.versions()) == (1, {"2.0.0"})
+    must(deployed.run("status"))
+
+
+def test_a_canary_that_fails_takes_the_fleet_back_however_many_may_fail(deployed: Fleet) -> None:
+    deployed.specification["max_failing"] = 2
+    sick_under_version_2(deployed, "worker1")
+    assert deployed.run("deploy", version="2.0.0").returncode != 0
+    assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
+
+
+def test_a_quarantined_version_is_refused_before_an_operation_is_opened(deployed: Fleet) -> None:
+    guard.add(str(deployed.hosts["worker2"].root), guard.Entry("2.0.0", "sends each mail twice", 1.0))
+    journal = deployed.hosts["worker1"].folder / "state" / "mailer" / "journal.jsonl"
+    before = journal.read_bytes()
+    done = deployed.run("deploy", version="2.0.0")
+    assert done.returncode != 0 and "sends each mail twice" in done.stdout, done.stdout
+    assert journal.read_bytes() == before and deployed.releases() == [1, 1]
+
+
 def test_status_fails_on_a_mixed_fleet_and_names_the_host(deployed: Fleet) -> None:
     (deployed.hosts["worker2"].config / "worker.conf").write_text("edited by hand\n")
     done = deployed.run("status")
@@ -94,6 +135,11 @@ def _unknown_version(dummy: Fleet) -> dict[str, Any]:
     return {"version": "9.9.9"}
 
 
+def _bake_longer_than_the_gate(fleet: Fleet) -> dict[str, Any]:
+    fleet.specification["gate"] = {"min_tasks": 5, "bake": [1, 90], "timeout": 60}
+    return {"version": "2.0.0"}
+
+
 def _waves_that_end_early(fleet: Fleet) -> dict[str, Any]:
     fleet.specification["waves"] = [1]
     return {"version": "2.0.0"}
@@ -108,6 +154,7 @@ def _waves_that_end_early(fleet: Fleet) -> dict[str, Any]:
         (_broker_down, ["127.0.0.1:1", "url"]),
         (_no_library, ["worker1", "redis", "python3-redis"]),
         (_waves_that_end_early, ["waves", "100%"]),
+        (_bake_longer_than_the_gate, ["gate.timeout is 60 s", "90 s"]),
     ],
 )
 def test_a_deploy_that_cannot_be_done_is_refused_before_anything_changes(standing: Fleet, spoil: Any, words: list[str]) -> None:

@@ -128,6 +128,19 @@ def test_a_drain_that_runs_out_of_time_says_what_is_executing_and_changes_no_fil
     assert running(host) == ["1.0.0", "1.0.0"]
 
 
+def test_a_host_with_nothing_to_do_refuses_the_controller_that_was_taken_over(host: Host) -> None:
+    deploy(host, 1, "1.0.0", "a", Order("op-0001-deploy", 1))
+    host.transaction().activate(1, Order("op-0003-deploy", 3), 60)
+    with pytest.raises(Conflict, match="epoch 2, but operation op-0003-deploy with epoch 3"):
+        host.transaction().revert(1, Order("op-0002-rollback", 2))
+    host.transaction().revert(1, Order("op-0004-rollback", 4))
+    before = host.everything()
+    host.transaction().revert(1, Order("op-0004-rollback", 4))
+    assert host.everything() == before
+    with pytest.raises(Conflict, match="epoch 3, but operation op-0004-rollback with epoch 4"):
+        host.transaction().confirm(1, Order("op-0003-deploy", 3))
+
+
 def test_an_older_epoch_is_refused(host: Host) -> None:
     deploy(host, 1, "1.0.0", "a", SECOND)
     with pytest.raises(Conflict, match="epoch 1, but operation op-0002-deploy with epoch 2"):

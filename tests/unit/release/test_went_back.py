@@ -112,6 +112,8 @@ def test_what_a_person_quarantined_only_a_person_lets_start(host: Host) -> None:
         lambda: host.transaction().revert(2, Order("op-4")),
         lambda: host.transaction().activate(2, Order("op-4"), 60),
         lambda: host.transaction().examine(2, Order()),
+        lambda: host.transaction().foresee(host.wanted(3, "2.0.0", "b"), Order()),
+        lambda: host.transaction().prepare(host.wanted(3, "2.0.0", "b"), Order()),
     ]
     for refused in attempts:
         with pytest.raises(Refused, match="sends each mail twice"):
