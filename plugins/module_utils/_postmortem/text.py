@@ -94,7 +94,7 @@ def percent(share: float) -> str:
 def figure(name: str, value: Any) -> str:
     """One measured value, as its name says it is."""
     measured = number(value)
-    if measured is not None and name == "ratio":
+    if measured is not None and name.endswith("ratio"):
         return percent(measured)
     return plain(value) if measured is None else f"{measured:,}" if isinstance(measured, int) else "%.6g" % measured
 

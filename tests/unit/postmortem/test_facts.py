@@ -44,6 +44,18 @@ def test_a_decision_has_its_figures_its_limit_who_decided_and_what_else_there_wa
     assert ordered.alternatives == ["Go back to another release: release 0 (as found)."]
 
 
+def test_whatever_else_a_gate_measured_is_shown_by_its_name(fleet: Fleet) -> None:
+    fleet.deployed()
+    fleet.open("deploy", version="2.0.0")
+    sample = {"at": fleet.began.timestamp(), "value": 1234, "baseline_ratio": 0.015, "outcome": None}
+    fleet.add(5, "gate_verdict", verdict="pass", would_be="fail", metric="depth", limit=1000, wave=["worker1"], last_sample=sample)
+    gate = fleet.facts("op-0002-deploy").decisions[-1]
+    assert gate.values == [("baseline ratio", "1.5 %"), ("value", "1,234"), ("would be", "fail")]
+    assert (gate.limit, gate.by) == ("1,000", "the gate's rule on depth, run by alice@ctl1")
+    # A dry run's fail is no detection.
+    assert fleet.facts("op-0002-deploy").spans[0].seconds is None
+
+
 def test_hosts_tasks_and_config_are_what_the_events_have(rolled_back: Fleet) -> None:
     facts = rolled_back.facts()
     canary, other, _third = facts.hosts
