@@ -28,7 +28,7 @@ lint: $(LINK) ## ansible-lint, ruff, mypy, yamllint, import-linter, ansible-test
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/lint.py
 
-unit: $(LINK) ## unit tests, against a real Redis and real workers
+unit: $(LINK) ## unit tests, against a real Redis, real workers and a real browser
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/unit.py $(ARGS)
 

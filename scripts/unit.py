@@ -14,6 +14,8 @@ from house import BUILD, ROOT, Record, environment, redis_server
 
 def main(arguments: list[str]) -> int:
     """Run pytest over tests/unit, or over what ``arguments`` name."""
+    if subprocess.run([str(ROOT / "scripts" / "browser.sh")], check=False).returncode:
+        return 1
     report = BUILD / "unit.xml"
     report.unlink(missing_ok=True)
     command = [

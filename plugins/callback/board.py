@@ -75,6 +75,9 @@ _CODES = {
     "half_done": "HALF DONE",
 }
 
+#: The post-mortem's times that have room on the board.
+_TIMES = {"detect": "detect_s", "decide": "decide_s", "revert": "revert_s"}
+
 #: How ansible-core 2.19 begins the message of an unreachable host.
 _TASK_FAILED = "Task failed: "
 
@@ -350,6 +353,13 @@ def _config_snapshot(seen: Seen) -> Iterator[Line]:
     yield Line(f"config {would}recorded as snapshot {snapshot.get('label') or snapshot.get('id')}", "change", seen.where)
 
 
+def _fleet_postmortem(seen: Seen) -> Iterator[Line]:
+    facts = _part(seen.data, "facts")
+    times = _part(facts, "times")
+    told = [f"{name} {_seconds(times[key]) if times.get(key) is not None else 'not known'}" for name, key in _TIMES.items()]
+    yield Line(f"{seen.data.get('operation')}: {facts.get('sentence')}; {', '.join(told)}", "plain", str(seen.args.get("fleet") or "fleet"))
+
+
 def _changed_or_not(seen: Seen) -> Iterator[Line]:
     """For a module of ours that has no words of its own yet."""
     if seen.data.get("changed"):
@@ -368,6 +378,7 @@ _WORDS: dict[str, Callable[[Seen], Iterator[Line]]] = {
     "fleet_journal": _nothing,
     "fleet_journal_info": _fleet_journal_info,
     "fleet_plan": _fleet_plan,
+    "fleet_postmortem": _fleet_postmortem,
     "fleet_verdict": _fleet_verdict,
     "fleet_gate": _fleet_gate,
     "queue_redrive": _queue_redrive,

@@ -5,8 +5,15 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from datetime import UTC, datetime
 from typing import Any
+
+#: What an event may hold of a gate's samples, and of the config's differences: a line of the journal has at most 65,536 bytes.
+SAMPLES = 60
+DIFF_BYTES = 20000
+DIFF_FILES = 50
 
 Results = dict[str, dict[str, Any]]
 
@@ -67,12 +74,75 @@ def gate_events(gate: dict[str, Any], wave: list[str]) -> list[dict[str, Any]]:
         "limit": gate.get("limit"),
         "wave": wave,
         "last_sample": samples[-1] if samples else None,
+        "samples": _thin(samples),
         "looks": gate.get("looks"),
     }
     event: dict[str, Any] = {"kind": "gate_verdict", "reason": _first_line(gate.get("reason") or gate.get("msg")), "data": data}
     if gate.get("decided_at"):
         event["at"] = _iso(gate["decided_at"])
     return [event]
+
+
+def _thin(samples: list[Any]) -> list[Any]:
+    """As many samples as a plot can show, the newest always kept."""
+    step = -(-len(samples) // SAMPLES) or 1
+    return samples[:-1][::step] + samples[-1:]
+
+
+def queue_events(looked: dict[str, Any]) -> list[dict[str, Any]]:
+    """How many tasks each queue had, as something that looked anyway has seen it.
+
+    :param looked: what M(queueops.fleet.queue_info) returned, or the registered result of a loop over M(queueops.fleet.queue_redrive).
+    """
+    if looked.get("failed") or looked.get("unreachable") or looked.get("skipped"):
+        return []
+    found = [(looked.get("at"), queue.get("name"), queue) for queue in looked.get("queues") or []]
+    for result in looked.get("results") or []:
+        counts = (result.get("conservation") or {}).get("after") or {}
+        found.append((result.get("ended"), result.get(result.get("ansible_loop_var")), counts))
+    events = []
+    for at, queue, counts in found:
+        figures = {name: counts.get(name) for name in ("queued", "executing", "scheduled", "failed") if counts.get(name) is not None}
+        if at and queue and figures:
+            events.append({"kind": "queue_looked", "at": _iso(at), "data": {"queue": queue, **figures}})
+    return events
+
+
+def config_events(results: Results) -> list[dict[str, Any]]:
+    """How the config differs from what is live, one event for all hosts on which it differs alike. Sensitive content is masked already.
+
+    :param results: host to what M(queueops.fleet.worker_release) returned when it examined the release.
+    """
+    alike: dict[str, dict[str, Any]] = {}
+    for host, result in results.items():
+        files = _bounded([file for file in map(_file_diff, result.get("diff") or []) if file])
+        if not files:
+            continue
+        release = (result.get("release") or {}).get("number")
+        event = {"kind": "config_compared", "data": {"release": release, "hosts": [], "files": files}}
+        alike.setdefault(json.dumps([release, files]), event)["data"]["hosts"].append(host)
+    return list(alike.values())
+
+
+def _file_diff(entry: dict[str, Any]) -> dict[str, str] | None:
+    """One file of a module's ``diff`` as a unified diff; None for what is no file, as the version."""
+    path = str(entry.get("before_header")).removesuffix(" (absent)")
+    if not path.startswith("/"):
+        return None
+    lines = difflib.unified_diff(str(entry.get("before")).splitlines(), str(entry.get("after")).splitlines(), lineterm="")
+    return {"path": path, "diff": "\n".join(list(lines)[2:])}
+
+
+def _bounded(files: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Journal lines are short: what is beyond is named, and not shown."""
+    room = DIFF_BYTES
+    for file in files:
+        size = len(json.dumps(file))
+        if size > room:
+            file["diff"] = "(too long for the journal)"
+        else:
+            room -= size
+    return files[:DIFF_FILES]
 
 
 def redrive_events(redriven: dict[str, Any]) -> list[dict[str, Any]]:
@@ -148,11 +218,13 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         return {
+            "config_events": config_events,
             "failed_hosts": failed_hosts,
             "gate_events": gate_events,
             "host_events": host_events,
             "last_results": last_results,
             "plan_refusal": plan_refusal,
+            "queue_events": queue_events,
             "redrive_events": redrive_events,
             "release_outcome": release_outcome,
         }

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .._errors import MissingLibrary
+from .._page_style import STYLE
 from .chart import Chart, draw
 from .daemon import write_json
 from .measure import Conservation, Row, compare_files
@@ -235,6 +236,7 @@ def page(found: Findings, why: list[str], template: str, made_at: str) -> str:
         undefined=jinja2.StrictUndefined,
     )
     context = {
+        "style": STYLE,
         "passed": not why,
         "sentence": sentence(found, why),
         "reasons": why,

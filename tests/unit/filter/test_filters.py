@@ -8,14 +8,17 @@ from __future__ import annotations
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.queueops.fleet.plugins.filter.operation import (
+    config_events,
     failed_hosts,
     gate_events,
     host_events,
     last_results,
+    queue_events,
     redrive_events,
     release_outcome,
 )
 from ansible_collections.queueops.fleet.plugins.filter.waves import waves
+from ansible_collections.queueops.fleet.plugins.module_utils._journal.events import Event
 
 HOSTS = [f"w{number}" for number in range(1, 9)]
 
@@ -105,3 +108,53 @@ def test_a_failed_redrive_is_not_written_down_as_done() -> None:
     redriven = {"results": [{"queue": "mail", "matched": 3, "moved": 3, "remaining": 0}, {"failed": True, "msg": "broker down"}]}
     assert [event["kind"] for event in redrive_events(redriven)] == ["tasks_redriven", "redrive_failed"]
     assert redrive_events({}) == []
+
+
+def test_a_gate_keeps_as_many_samples_as_can_be_drawn_the_newest_among_them() -> None:
+    samples = [{"at": place} for place in range(200)]
+    (event,) = gate_events({"verdict": "pass", "samples": samples}, ["a"])
+    kept = event["data"]["samples"]
+    assert (kept[0], kept[-1], len(kept) <= 61) == ({"at": 0}, {"at": 199}, True)
+    assert gate_events({"verdict": "pass", "samples": samples[:1]}, ["a"])[0]["data"]["samples"] == [{"at": 0}]
+
+
+def test_what_looked_at_the_queues_anyway_tells_their_depth() -> None:
+    info = {"at": 0.25, "queues": [{"name": "mail", "queued": 4, "executing": None, "failed": 0, "paused": False}, {"name": "none"}]}
+    assert queue_events(info) == [
+        {"kind": "queue_looked", "at": "1970-01-01T00:00:00.250Z", "data": {"queue": "mail", "queued": 4, "failed": 0}}
+    ]
+    redrive = {"conservation": {"after": {"queued": 7, "finished": 1}}, "ended": 1.0, "ansible_loop_var": "one", "one": "mail"}
+    looped = {"results": [redrive, {"skipped": True}, {"failed": True, "msg": "broker down", "ansible_loop_var": "one", "one": "mail"}]}
+    assert [event["data"] for event in queue_events(looped)] == [{"queue": "mail", "queued": 7}]
+    assert queue_events({"failed": True}) == queue_events({"skipped": True}) == []
+
+
+def changed(path: str, before: str, after: str) -> dict[str, str]:
+    return {"before_header": path, "after_header": path, "before": before, "after": after}
+
+
+def test_hosts_whose_config_differs_alike_share_an_event() -> None:
+    diff = [changed("version", "1\n", "2\n"), changed("/etc/a", "x\npool=4\n", "x\npool=8\n")]
+    more = [*diff, {"before_header": "/etc/b (absent)", "after_header": "/etc/b", "before": "", "after": "new\n"}]
+    release = {"number": 2}
+    first, second = config_events(
+        {
+            "w1": {"diff": diff, "release": release},
+            "w2": {"diff": more, "release": release},
+            "w3": {"diff": diff, "release": release},
+            "w4": {},
+        }
+    )
+    assert first["data"] == {
+        "release": 2,
+        "hosts": ["w1", "w3"],
+        "files": [{"path": "/etc/a", "diff": "@@ -1,2 +1,2 @@\n x\n-pool=4\n+pool=8"}],
+    }
+    assert [(file["path"], file["diff"]) for file in second["data"]["files"]][1:] == [("/etc/b", "@@ -0,0 +1 @@\n+new")]
+
+
+def test_a_config_that_differs_much_fits_into_a_line_of_the_journal() -> None:
+    diff = [changed(f"/etc/{place}", "", "x\n" if place == 9 else "\u00e4" * 3000) for place in range(80)]
+    (event,) = config_events({"w1": {"diff": diff, "release": {"number": 2}}})
+    assert len(Event(**event).sealed(1, "0" * 64).line()) < 40000
+    assert [file["diff"][:9] for file in event["data"]["files"]].count("(too long") == 48
