@@ -366,6 +366,5 @@ def test_one_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
 
 
 def test_one_that_writes_without_end_is_not_read_to_its_end() -> None:
-    began = time.monotonic()
-    assert isinstance(error_of("command", argv=["/usr/bin/yes"], timeout=60.0), Unavailable)
-    assert time.monotonic() - began < 10
+    error = error_of("command", argv=["/usr/bin/yes"], timeout=5.0)
+    assert isinstance(error, Unavailable) and "was ended by signal 13" in error.message
