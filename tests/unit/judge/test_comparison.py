@@ -154,6 +154,9 @@ def test_too_few_or_no_data_never_pass() -> None:
     meter.fold({"at": 1.0, "workers": one + none, "baseline_workers": none})
     found = meter.find()
     assert found.state == "waiting" and found.lacking == "only 19 tasks finished, and 0 of the baseline; 20 of each are needed to compare"
+    many = [{"name": "v", "started": 1.0, "completed": 0, "failed": 500}]
+    meter.fold({"at": 2.0, "workers": one + many, "baseline_workers": [{**none[0], "completed": 19}]})
+    assert meter.find().state == "waiting"
     assert verdict_of(ComparedRatio(RULE), lambda look: {"at": float(look), "workers": [], "baseline_workers": []})[0] == "inconclusive"
     blind = ComparedValues(RULE)
     assert blind.find().state == "inconclusive"

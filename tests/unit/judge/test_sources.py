@@ -162,12 +162,12 @@ def test_who_does_not_answer_is_not_there(server: Server) -> None:
 
 
 def test_an_answer_without_end_is_cut_off(server: Server) -> None:
-    stop = threading.Event()
+    stop, began = threading.Event(), time.monotonic()
 
     def dribble(request: http.server.BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.end_headers()
-        while not stop.is_set():
+        while not stop.is_set() and time.monotonic() < began + 10:
             try:
                 request.wfile.write(b"x")
             except OSError:
@@ -175,7 +175,6 @@ def test_an_answer_without_end_is_cut_off(server: Server) -> None:
             stop.wait(0.05)
 
     server.answer = dribble
-    began = time.monotonic()
     error = error_of("http", url=server.url, field="p95", timeout=0.5)
     stop.set()
     assert isinstance(error, Unavailable) and "did not end" in error.message and time.monotonic() - began < 5
@@ -345,7 +344,19 @@ def test_a_command_that_failed_has_no_number() -> None:
         assert isinstance(error_of("command", argv=["/bin/sh", "-c", "echo 7; exit %d" % code]), Unavailable)
 
 
-def test_it_has_no_input_and_no_shell_and_its_folder(tmp_path: Path) -> None:
+def test_it_has_no_input() -> None:
+    """Although we have one, on which nothing ever comes."""
+    ours, (reading, writing) = os.dup(0), os.pipe()
+    os.dup2(reading, 0)
+    try:
+        assert shell('test -z "$(cat)"', timeout=5.0).outcome == "pass"
+    finally:
+        os.dup2(ours, 0)
+        for descriptor in (ours, reading, writing):
+            os.close(descriptor)
+
+
+def test_it_has_no_shell_and_its_folder(tmp_path: Path) -> None:
     assert shell('test -z "$(cat)" && test "$(pwd)" = %s' % tmp_path, chdir=str(tmp_path), timeout=5.0).outcome == "pass"
     assert ask("command", False, argv=["/usr/bin/test", "$HOME", "=", "$HOME"]).outcome == "pass"
     assert ask("command", False, argv=["/usr/bin/test", "$HOME", "=", os.path.expanduser("~")]).outcome == "fail"
