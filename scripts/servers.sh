@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# servers.sh: see that the queue systems' servers and the languages of their workers are there, for the contract tests.
+# servers.sh: see that the queue systems' servers, the languages of their workers, and Prometheus are there, for the contract tests.
 # As root on Debian or Ubuntu it installs what is missing; elsewhere it says in one line what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,6 +17,7 @@ want() {
 want "/usr/lib/rabbitmq/bin/rabbitmq-server" rabbitmq-server
 want "/usr/lib/postgresql/*/bin/postgres" postgresql
 want "/usr/bin/sidekiq" ruby-sidekiq
+want "/usr/bin/prometheus" prometheus
 if ! command -v redis-server >/dev/null; then missing+=(redis-server); fi
 if ! command -v node >/dev/null; then missing+=(nodejs); fi
 if ! command -v npm >/dev/null; then missing+=(npm); fi

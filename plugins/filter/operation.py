@@ -70,13 +70,15 @@ def gate_events(gate: dict[str, Any], wave: list[str]) -> list[dict[str, Any]]:
     samples = gate.get("samples") or []
     data = {
         "verdict": gate.get("verdict", "inconclusive"),
-        "metric": "failed_ratio",
+        "metric": gate.get("metric", "failed_ratio"),
         "limit": gate.get("limit"),
         "wave": wave,
         "last_sample": samples[-1] if samples else None,
         "samples": _thin(samples),
         "looks": gate.get("looks"),
     }
+    if gate.get("would_be"):
+        data["would_be"] = gate["would_be"]
     event: dict[str, Any] = {"kind": "gate_verdict", "reason": _first_line(gate.get("reason") or gate.get("msg")), "data": data}
     if gate.get("decided_at"):
         event["at"] = _iso(gate["decided_at"])

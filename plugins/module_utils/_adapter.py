@@ -46,6 +46,11 @@ def run_module(body: Callable[[AnsibleModule], Outcome], argument_spec: dict[str
 
 def fail(module: AnsibleModule, error: FleetError) -> None:
     """Turn an error into ``fail_json``, with the partial result that it carries."""
+    module.fail_json(**failure(error))
+
+
+def failure(error: FleetError) -> dict[str, Any]:
+    """An error as a failed result: ``msg``, ``error``, and the partial result that it carries."""
     explained = {
         "code": error.code,
         "option": error.option,
@@ -53,4 +58,4 @@ def fail(module: AnsibleModule, error: FleetError) -> None:
         "next_step": error.next_step,
         "retryable": error.retryable,
     }
-    module.fail_json(msg=error.sentence(), error=explained, **error.details)
+    return dict(error.details, failed=True, msg=error.sentence(), error=explained)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound, Refused
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Look
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import ABILITIES, Look
 
 from tests.contract.common import QUEUE, agree, can, executing, failed_count, redriven, state
 from tests.contract.system import System
@@ -43,6 +43,11 @@ def test_numbers_agree_before_during_and_after(system: System) -> None:
     look = agree(system)
     reasons_given(look)
     assert (look.queues[0].queued, look.queues[0].executing, failed_count(look.queues[0])) == (4, 0, 2)
+    able = system.open().capabilities
+    if "oldest_age" not in able.can:
+        assert look.queues[0].oldest_task_age_s is None
+    elif "oldest_age" not in able.guarantee:
+        assert look.queues[0].oldest_task_age_s is not None
     worker = system.start_worker(QUEUE, "2.3.4")
     executing(system, 1)
     look = agree(system)
@@ -141,7 +146,7 @@ def test_odd_names_are_worked_on_and_redriven(system: System) -> None:
 
 def test_what_it_cannot_do_is_refused_with_what_to_use_instead(system: System) -> None:
     able = system.open().capabilities
-    for ability in ("list_queues", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker", "counters"):
+    for ability in ABILITIES:
         if ability not in able.can:
             with pytest.raises(Refused) as caught:
                 able.require(ability)

@@ -20,6 +20,8 @@ from .._errors import Refused
 ABILITIES: dict[str, str] = {
     "list_queues": "tell which queues exist",
     "counters": "tell how many tasks each worker completed and failed",
+    "oldest_age": "tell how long the oldest task has waited",
+    "rate": "tell by itself how fast tasks of a queue are finished",
     "pause": "pause a queue",
     "redrive": "redrive tasks",
     "redrive_run": "remember which tasks a redrive run has moved",

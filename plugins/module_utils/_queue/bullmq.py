@@ -42,8 +42,9 @@ LOOKED_AT = 1000
 
 CAPABILITIES = Capabilities(
     system="bullmq",
-    can=frozenset(("pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    can=frozenset(("oldest_age", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
     instead={
+        "rate": "Use what the workers report to your monitoring",
         "list_queues": "Name the queues in queues; BullMQ keeps no list of them",
         "counters": "Judge the release by the queue's failed tasks, or by another sign; BullMQ does not count per worker",
         "source:dead_lettered": "Use source=failed; BullMQ keeps the tasks that failed for good there",

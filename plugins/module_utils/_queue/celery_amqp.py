@@ -44,6 +44,8 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "older_than", "newer_than", "header", "field"),
     instead={
+        "oldest_age": "Look at how many are queued; Celery does not record when a task was published",
+        "rate": "Use what the workers report to your monitoring",
         "counters": "Judge the release by another sign; Celery's workers count the tasks they began, not how those ended",
         "identify": "Give a completion record, or compare counts; messages on RabbitMQ cannot be read without taking them",
         "source:executing": "Stop the workers; RabbitMQ puts back what they have not acknowledged",

@@ -59,6 +59,8 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "version", "error", "older_than", "newer_than", "header", "field"),
     instead={
+        "oldest_age": "Look at how many are queued; Celery does not record when a task was published",
+        "rate": "Use what the workers report to your monitoring",
         "counters": "Judge the release by another sign; Celery's workers count the tasks they began, not how those ended",
         "source:dead_lettered": "Name the queue to which the application sends its dead tasks in dead_letter; Celery has none itself",
         "action:dead_letter": "Name the queue for dead tasks in dead_letter, or use action=fail or action=park",

@@ -29,7 +29,7 @@ from .rabbitmq_management import Management
 
 CAPABILITIES = Capabilities(
     system="dramatiq",
-    can=ON_RABBITMQ.can,
+    can=ON_RABBITMQ.can - {"oldest_age"},
     sources={
         "failed": "the dead letters of the queue (<queue>.XQ), which Dramatiq keeps for 7 days",
         "dead_lettered": "the same as failed",
@@ -48,7 +48,10 @@ CAPABILITIES = Capabilities(
     match=ON_REDIS.match,
     instead=dict(
         {name: text for name, text in ON_RABBITMQ.instead.items() if name not in ("source:queued", "action:fail")},
-        **{"match:version": ON_REDIS.instead["match:version"]},
+        **{
+            "match:version": ON_REDIS.instead["match:version"],
+            "oldest_age": "Look at how many are queued; Dramatiq keeps the time in the message, which would have to be taken to be read",
+        },
     ),
     guarantee=dict(
         ON_RABBITMQ.guarantee,

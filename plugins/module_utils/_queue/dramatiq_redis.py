@@ -43,7 +43,7 @@ _NOT_RECORDED = "Dramatiq does not record it on the broker"
 
 CAPABILITIES = Capabilities(
     system="dramatiq",
-    can=frozenset(("redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    can=frozenset(("oldest_age", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
     sources={
         "failed": "the dead letters of the queue (.XQ), which Dramatiq keeps for 7 days",
         "dead_lettered": "the same as failed",
@@ -64,6 +64,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "error", "older_than", "newer_than", "header", "field"),
     instead={
+        "rate": "Use what the workers report to your monitoring",
         "list_queues": "Name the queues; Dramatiq does not record on Redis which queues there are",
         "counters": "Judge the release by another sign; Dramatiq counts in its own Prometheus endpoint",
         "pause": "Quiet the workers through their service manager (role drain, or worker_version with state=stopped)",

@@ -48,7 +48,7 @@ _TRIES = 3
 
 CAPABILITIES = Capabilities(
     system="nats",
-    can=frozenset(("list_queues", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    can=frozenset(("list_queues", "oldest_age", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
     sources={
         "failed": "the messages of the dead-letter stream, and those that the server's advisories in it name",
         "abandoned": "messages of a work-queue stream that exhausted max_deliver and stay in it; told apart while nothing is executing",
@@ -65,6 +65,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "version", "error", "older_than", "newer_than", "header", "field"),
     instead={
+        "rate": "Use what the workers report to your monitoring",
         "counters": "Judge the release by queue lengths and failed tasks; NATS does not count per worker",
         "source:dead_lettered": "Use source=failed, which is the dead-letter stream",
         "source:executing": "Stop the workers; JetStream gives their tasks to others by itself after the consumer's ack_wait",

@@ -31,7 +31,7 @@ NAMELESS = "Procrastinate records of a worker only a number and its last heartbe
 
 CAPABILITIES = Capabilities(
     system="procrastinate",
-    can=frozenset(("list_queues", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    can=frozenset(("list_queues", "oldest_age", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
     sources={
         "failed": "tasks with the status failed",
         "queued": "tasks with the status todo",
@@ -49,6 +49,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "older_than", "newer_than", "field"),
     instead={
+        "rate": "Use what the workers report to your monitoring",
         "pause": QUIET,
         "counters": "Use what the workers report to your monitoring; Procrastinate does not count by worker",
         "source:dead_lettered": "Use source=failed; Procrastinate has no dead letters",

@@ -37,7 +37,7 @@ _NOT_TOLD = "RabbitMQ does not tell it"
 
 CAPABILITIES = Capabilities(
     system="rabbitmq",
-    can=frozenset(("list_queues", "redrive", "redrive_run", "redrive_count", "check", "breaker")),
+    can=frozenset(("list_queues", "oldest_age", "rate", "redrive", "redrive_run", "redrive_count", "check", "breaker")),
     sources={
         "failed": "the queue's dead-letter queue: the option dead_letter, else the one its dead-letter exchange leads to",
         "dead_lettered": "the same",
@@ -62,6 +62,8 @@ CAPABILITIES = Capabilities(
         "action:fail": "Use action=dead_letter",
     },
     guarantee={
+        "oldest_age": "by the management API, where the publisher sets a timestamp",
+        "rate": "by the management API, of all versions together; nothing is told while no task is finished",
         "list_queues": "by the management API",
         "redrive": "published with confirmation, noted in a ledger on this host's disk, then acknowledged; what is not taken stays at its"
         " place in classic queues and goes to the tail of quorum queues, where putting it back would count towards its delivery limit",

@@ -57,6 +57,8 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "field"),
     instead={
+        "oldest_age": "Look at how many are queued; a list does not record when a task came",
+        "rate": "Use what the workers report to your monitoring",
         "list_queues": "Name the lists in queues; Redis does not record which lists are queues",
         "counters": "Use a backend that counts per worker (rq), or judge the release by another sign",
         "pause": "Quiet the workers through their service manager (role drain, or worker_version with state=stopped)",

@@ -51,7 +51,7 @@ _NOT_TOLD = {
 
 CAPABILITIES = Capabilities(
     system="redis_stream",
-    can=frozenset(("redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    can=frozenset(("oldest_age", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
     sources={
         "failed": "the stream of failed tasks (option dead_letter)",
         "parked": "the stream queueops:parked:stream:<queue>",
@@ -70,6 +70,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "header", "field", "older_than", "newer_than"),
     instead={
+        "rate": "Use what the workers report to your monitoring",
         "list_queues": "Name the streams in queues; Redis does not record which streams are queues",
         "counters": "Use a backend that counts per worker (rq), or judge the release by another sign",
         "pause": "Quiet the workers through their service manager (role drain, or worker_version with state=stopped)",

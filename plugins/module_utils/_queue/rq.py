@@ -43,7 +43,9 @@ _NO_PAYLOAD = "RQ's payloads and meta are pickled and are never read; select by 
 
 CAPABILITIES = Capabilities(
     system="rq",
-    can=frozenset(("list_queues", "counters", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    can=frozenset(
+        ("list_queues", "counters", "oldest_age", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")
+    ),
     sources={
         "failed": "the queue's failed job registry, oldest expiry first",
         "parked": "what a redrive parked, in queueops:parked:<prefix>:<queue>",
@@ -61,6 +63,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "version", "error", "older_than", "newer_than"),
     instead={
+        "rate": "Give queue_info measure; it takes the rate from what the workers count",
         "source:dead_lettered": "Give source=failed; RQ has no dead letters, what failed for good is in the failed job registry",
         "action:dead_letter": "Use action=fail or park; RQ has no dead letters",
         "match:field": _NO_PAYLOAD,

@@ -48,7 +48,7 @@ HANDS = "Sidekiq's workers hold their tasks in memory; stop them in order (TERM)
 
 CAPABILITIES = Capabilities(
     system="sidekiq",
-    can=frozenset(("list_queues", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    can=frozenset(("list_queues", "oldest_age", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
     sources={
         "failed": "tasks in the retry set: they failed and wait for their next attempt",
         "dead_lettered": "tasks in the dead set: they failed as often as they may, or were killed",
@@ -66,6 +66,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "error", "older_than", "newer_than", "field"),
     instead={
+        "rate": "Use what the workers report to your monitoring",
         "pause": QUIET,
         "counters": "Use what the workers report to your monitoring; Sidekiq counts for all workers and queues together",
         "source:executing": HANDS,

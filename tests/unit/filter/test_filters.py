@@ -104,6 +104,20 @@ def test_a_gate_that_could_not_be_measured_is_inconclusive_in_the_journal() -> N
     assert gate_events({"skipped": True}, ["a"]) == []
 
 
+def test_what_a_gate_measured_and_would_have_said_is_in_the_journal() -> None:
+    gate = {"verdict": "pass", "would_be": "fail", "metric": "depth", "limit": 5.0, "samples": [{"at": 1.0, "value": 7}], "looks": 1}
+    (event,) = gate_events({**gate, "reason": "dry run, would be fail: 7 tasks are queued (limit 5)"}, ["a"])
+    assert event["data"] == {
+        "verdict": "pass",
+        "would_be": "fail",
+        "metric": "depth",
+        "limit": 5.0,
+        "wave": ["a"],
+        "last_sample": {"at": 1.0, "value": 7},
+        "looks": 1,
+    }
+
+
 def test_a_failed_redrive_is_not_written_down_as_done() -> None:
     redriven = {"results": [{"queue": "mail", "matched": 3, "moved": 3, "remaining": 0}, {"failed": True, "msg": "broker down"}]}
     assert [event["kind"] for event in redrive_events(redriven)] == ["tasks_redriven", "redrive_failed"]

@@ -27,7 +27,13 @@ NAME = "mailer@2.0.0:worker1:1"
 class Run:
     """One playbook run: each task's result by its name, and the output. ``on_line`` gets each task's name and line as it is shown."""
 
-    def __init__(self, broker: Broker, tasks: list[dict[str, Any]], on_line: Callable[[str, str], None] = lambda *line: None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        tasks: list[dict[str, Any]],
+        on_line: Callable[[str, str], None] = lambda *line: None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         results = broker.folder / "results"
         steps: list[dict[str, Any]] = []
         for number, task in enumerate(tasks):
@@ -45,7 +51,7 @@ class Run:
         inventory = broker.folder / "inventory.yml"
         host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         inventory.write_text(json.dumps({"all": {"hosts": {"worker1": host}}}))
-        environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(REPOSITORY / "build"), ANSIBLE_NOCOLOR="1")
+        environment = dict(os.environ, ANSIBLE_COLLECTIONS_PATH=str(REPOSITORY / "build"), ANSIBLE_NOCOLOR="1", **(environment or {}))
         environment.update(ANSIBLE_LOCAL_TEMP=str(broker.folder / "tmp"), ANSIBLE_PIPELINING="1", PYTHONUNBUFFERED="1")
         program = str(Path(sys.executable).with_name("ansible-playbook"))
         command = [program, "-i", str(inventory), "--diff", str(playbook)]
