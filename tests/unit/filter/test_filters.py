@@ -114,6 +114,7 @@ def test_what_a_gate_measured_and_would_have_said_is_in_the_journal() -> None:
         "limit": 5.0,
         "wave": ["a"],
         "last_sample": {"at": 1.0, "value": 7},
+        "samples": [{"at": 1.0, "value": 7}],
         "looks": 1,
     }
 
