@@ -298,7 +298,8 @@ def _learn_digests(state: FleetState, operation: Operation, data: dict[str, Any]
 
 def release_number(value: Any) -> int | None:
     """``value`` as the number of a release, or None. Templates may have made text of it."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    # Longer ones are no number of a release, and Python refuses to read very long ones.
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 

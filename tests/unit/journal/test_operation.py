@@ -442,3 +442,11 @@ def test_events_from_the_hosts_tell_where_they_are(fleet: Fleet) -> None:
     assert state.hosts == dict.fromkeys(HOSTS, 1)
     assert state.open_operation is not None
     assert state.open_operation.touched == {"worker1", "worker2"}
+
+
+def test_a_number_that_is_none_of_a_release_does_not_make_the_journal_unreadable(fleet: Fleet) -> None:
+    fleet.deploy()
+    opened = fleet.open("deploy", version="2")
+    event = Event("host_switched", host="worker1", data={"release": "9" * 5000})
+    append_events(fleet.journal, opened.operation.id, opened.operation.epoch, [event])
+    assert fleet.state.hosts["worker1"] == 1
