@@ -98,7 +98,7 @@ class Fleet:
         self.write_inventory()
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.project / "inventory.yml"), *extra]
         for name, value in variables.items():
-            command += ["-e", json.dumps({name: value})]
+            command += ["-e", json.dumps({name: value}, default=str)]
         with open(self.folder / "output", "wb") as output:
             return subprocess.Popen(
                 [*command, f"queueops.fleet.{playbook}"],
