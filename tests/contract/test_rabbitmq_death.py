@@ -11,7 +11,7 @@ from collections import Counter
 import amqp
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, FleetError, Unavailable
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, Rule
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveRequest, Rule
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.redrive import redrive
 
 from tests.contract.rabbit import DEAD, QUEUE, Died, Rabbit, dying_at, rabbit
@@ -155,20 +155,26 @@ def forget(rabbit: Rabbit, queue: str, ids: list[str]) -> None:
                 channel.basic_ack(message.delivery_tag)
 
 
-def taken(rabbit: Rabbit) -> None:
-    wait_for(lambda: rabbit.depth(QUEUE) == 40, what="two batches of twenty to be there")
+def cut_off(rabbit: Rabbit) -> tuple[list[str], RedriveRequest]:
+    """A redrive of 60 tasks into a quorum queue that dies before it is told that its second batch of 20 was taken."""
 
+    def taken() -> None:
+        wait_for(lambda: rabbit.depth(QUEUE) == 40, what="two batches of twenty to be there")
 
-@pytest.mark.parametrize("came", [0, 1, 13, 19])
-def test_what_a_quorum_queue_forgot_of_the_last_batch_is_sent_again(rabbit: Rabbit, came: int) -> None:
-    """Measured under load: the mark says that the batch was taken, and its tail is not there."""
     rabbit.quorum.declare(QUEUE)
     ids = names(60)
     rabbit.fill(DEAD, ids)
     request = rabbit.request(run="r1")
     with pytest.raises(Died):
-        redrive(dying_at(rabbit.open(), 2, lambda: taken(rabbit)), request)
+        redrive(dying_at(rabbit.open(), 2, taken), request)
     wait_for(lambda: rabbit.depth(DEAD) == 40, what="the end of the run that died")
+    return ids, request
+
+
+@pytest.mark.parametrize("came", [0, 1, 13, 19])
+def test_what_a_quorum_queue_forgot_of_the_last_batch_is_sent_again(rabbit: Rabbit, came: int) -> None:
+    """Measured under load: the mark says that the batch was taken, and its tail is not there."""
+    ids, request = cut_off(rabbit)
     forget(rabbit, QUEUE, ids[20 + came : 40])
     report = redrive(rabbit.open(), request)
     assert not any("twice" in warning for warning in report.warnings)
@@ -177,13 +183,7 @@ def test_what_a_quorum_queue_forgot_of_the_last_batch_is_sent_again(rabbit: Rabb
 
 def test_what_cannot_be_told_of_a_quorum_queue_is_sent_again_and_said(rabbit: Rabbit) -> None:
     """Workers took all that came, so whether all came is not known: rather twice than lost."""
-    rabbit.quorum.declare(QUEUE)
-    ids = names(60)
-    rabbit.fill(DEAD, ids)
-    request = rabbit.request(run="r1")
-    with pytest.raises(Died):
-        redrive(dying_at(rabbit.open(), 2, lambda: taken(rabbit)), request)
-    wait_for(lambda: rabbit.depth(DEAD) == 40, what="the end of the run that died")
+    ids, request = cut_off(rabbit)
     forget(rabbit, QUEUE, ids)
     report = redrive(rabbit.open(), request)
     said = [warning for warning in report.warnings if "twice" in warning]
