@@ -40,6 +40,15 @@ def failed_hosts(results: Results) -> list[str]:
     return [host for host, result in results.items() if result.get("failed") or result.get("unreachable")]
 
 
+def stopped_sentence(results: Results) -> str:
+    """Where no worker runs any more, in words; empty where none was stopped.
+
+    :param results: host to what M(queueops.fleet.worker_version) returned when it stopped the workers; empty where it was not asked.
+    """
+    stopped = [host for host, result in results.items() if result and host not in failed_hosts(results)]
+    return "No worker runs any more on %s, so that the bad version takes no task there." % ", ".join(stopped) if stopped else ""
+
+
 def host_events(results: Results, kind: str) -> list[dict[str, Any]]:
     """One event for each host that was asked to change.
 
@@ -63,12 +72,13 @@ def host_events(results: Results, kind: str) -> list[dict[str, Any]]:
     return events
 
 
-def gate_events(gate: dict[str, Any], wave: list[str]) -> list[dict[str, Any]]:
-    """The gate's verdict with the figures that it was decided by."""
+def gate_events(gate: dict[str, Any], wave: list[str], name: str = "") -> list[dict[str, Any]]:
+    """The verdict of the gate ``name`` with the figures that it was decided by."""
     if not gate or gate.get("skipped"):
         return []
     samples = gate.get("samples") or []
     data = {
+        "gate": name or gate.get("metric", "failed_ratio"),
         "verdict": gate.get("verdict", "inconclusive"),
         "metric": gate.get("metric", "failed_ratio"),
         "limit": gate.get("limit"),
@@ -229,4 +239,5 @@ class FilterModule:
             "queue_events": queue_events,
             "redrive_events": redrive_events,
             "release_outcome": release_outcome,
+            "stopped_sentence": stopped_sentence,
         }

@@ -69,6 +69,15 @@ GATE_SPEC: dict[str, Any] = dict(
     },
 )
 
+#: Of fleet_approval: for the action that runs, and for the module that documents it.
+APPROVAL_SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "question": {"type": "str", "default": "Shall the deploy go on?"},
+    "approved": {"type": "list", "elements": "str", "default": []},
+    "actor": {"type": "str", "default": "unknown"},
+    "timeout": {"type": "int", "default": 300},
+}
+
 #: What each metric needs; checked here, for Ansible's own required_if takes an option that is null for given.
 _NEEDS: dict[str, tuple[str, ...]] = {
     "failed_ratio": ("backend", "url", "queue", "version"),

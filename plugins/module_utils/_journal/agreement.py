@@ -13,6 +13,13 @@ from .fold import AS_FOUND, release_number
 COLUMNS = ("host", "wanted", "found", "phase", "reason")
 _TITLES = {"host": "host", "wanted": "release wanted", "found": "release found", "phase": "phase", "reason": "reason"}
 
+#: The outcome of a deploy that waits for somebody to decide.
+PAUSED = "paused"
+_GO_ON = (
+    "Hosts on the new release take themselves back when their confirm timer ends. Before that, go on with queueops.fleet.resume, which "
+    "measures again; or with -e approve=<gate>, which passes that gate; or undo it with -e do=undo."
+)
+
 #: The phase of a host that is settled; an active one is taken back by its confirm timer.
 SETTLED = ("confirmed",)
 
@@ -111,6 +118,8 @@ def sentence(found: Agreement, wanted: int, fleet: str | None, expected: Sequenc
     steps = []
     if found.unknown:
         steps.append("Bring %s back, or take %s off the network so that nothing is consumed there." % _them(found.unknown))
+    if found.outcome_wrong == PAUSED:
+        return "Paused: %s%s. %s. %s" % (name, because, reasons, _GO_ON)
     steps.append("Then run the same playbook again; it finishes what is missing.")
     return "%d of %d hosts of %s are not proven to be on release %d%s. %s. %s" % (
         len(found.differing),

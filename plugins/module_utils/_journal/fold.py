@@ -77,6 +77,8 @@ class Operation:
     :ivar to_release: where the fleet stands after it; None while open and after a failure.
     :ivar touched: hosts that were switched, or of which it is not known.
     :ivar halted: why a deploy was ordered to roll back; None as long as it was not.
+    :ivar paused: the ``gate`` that could not decide, the ``wave`` (hosts), ``reason``, ``at`` and ``actor``; None while it is not paused.
+    :ivar passed: the gates that passed: ``gate`` and ``wave`` (hosts).
     :ivar shared: whether a takeover went on with this same operation, so that its id alone no longer tells who asks.
     """
 
@@ -95,6 +97,8 @@ class Operation:
     to_release: int | None = None
     touched: set[str] = field(default_factory=set)
     halted: str | None = None
+    paused: dict[str, Any] | None = None
+    passed: list[dict[str, Any]] = field(default_factory=list)
     shared: bool = False
 
     @property
@@ -118,6 +122,8 @@ class Operation:
             "reason": self.reason,
             "touched": sorted(self.touched),
             "halted": self.halted,
+            "paused": self.paused,
+            "passed": self.passed,
         }
 
 
@@ -220,7 +226,7 @@ def _taken_over(state: FleetState, event: Event) -> None:
     state.epoch = int(event.epoch or 0)
     if event.data["by_operation"] == operation.id:
         operation.epoch, operation.actor, operation.controller = state.epoch, event.actor, event.data.get("controller")
-        operation.shared = True
+        operation.shared, operation.paused = True, None
         return
     # Nobody knows what its controller did last, so it counts as one that touched hosts.
     operation.outcome, operation.closed_at = TAKEN_OVER, event.at
@@ -247,6 +253,19 @@ def _ordered(state: FleetState, event: Event) -> None:
         operation.halted = event.reason or "a rollback was ordered"
 
 
+def _paused(state: FleetState, event: Event) -> None:
+    operation = state.operations.get(str(event.operation))
+    if operation is not None:
+        gate, wave = event.data.get("gate"), event.data.get("wave")
+        operation.paused = {"gate": gate, "wave": wave, "reason": event.reason, "at": event.at, "actor": event.actor}
+
+
+def _judged(state: FleetState, event: Event) -> None:
+    operation = state.operations.get(str(event.operation))
+    if operation is not None and event.data.get("verdict") == "pass":
+        operation.passed.append({"gate": event.data.get("gate"), "wave": event.data.get("wave")})
+
+
 def _confirmed(state: FleetState, event: Event) -> None:
     release = _release(state, event.data["release"])
     release.state, release.ever_confirmed = "confirmed", True
@@ -257,6 +276,36 @@ def _confirmed(state: FleetState, event: Event) -> None:
 def _withdrawn(state: FleetState, event: Event) -> None:
     release = _release(state, event.data["release"])
     release.state, release.withdrawn_at, release.reason = "withdrawn", event.at, event.reason
+
+
+def _release_rebuilt(state: FleetState, event: Event) -> None:
+    data = event.data
+    release = _release(state, data["release"])
+    release.version, release.checksum, release.digests = data["version"], data["checksum"], dict(data["digests"])
+    release.state, release.ever_confirmed = data["state"], data["ever_confirmed"]
+    release.confirmed_at, release.withdrawn_at = data["confirmed_at"], data["withdrawn_at"]
+    release.confirmed_seq = event.seq if release.ever_confirmed else 0
+
+
+def _rebuilt(state: FleetState, event: Event) -> None:
+    data = event.data
+    operation = Operation(
+        id=data["operation"],
+        kind=DEPLOY,
+        epoch=int(event.epoch or 0),
+        target=data["target"],
+        from_release=data["from"],
+        back_to=data["current"],
+        outcome=data["outcome"],
+        closed_at=event.at,
+        actor=event.actor,
+        reason=event.reason,
+        to_release=data["current"] if data["outcome"] == "confirmed" else None,
+        touched=set(data["touched"]),
+    )
+    state.operations[operation.id] = operation
+    state.last_operation = state.standing = operation
+    state.current, state.epoch = data["current"], operation.epoch
 
 
 def _host_changed(state: FleetState, event: Event) -> None:
@@ -312,9 +361,13 @@ _HANDLERS = {
     "operation_opened": _opened,
     "operation_taken_over": _taken_over,
     "operation_closed": _closed,
+    "operation_paused": _paused,
+    "gate_verdict": _judged,
     "rollback_ordered": _ordered,
     "release_confirmed": _confirmed,
     "release_withdrawn": _withdrawn,
+    "release_rebuilt": _release_rebuilt,
+    "journal_rebuilt": _rebuilt,
     _HOST_REPORTED: _host_reported,
 }
 _HANDLERS.update(dict.fromkeys(_HOST_CHANGED, _host_changed))
@@ -326,6 +379,8 @@ RESERVED = (
     "operation_closed",
     "release_confirmed",
     "release_withdrawn",
+    "release_rebuilt",
+    "journal_rebuilt",
     "journal_tail_cut",
     "journal_tail_completed",
 )

@@ -93,7 +93,9 @@ def open_operation(journal: Journal, request: OpenRequest, dry: bool = False) ->
         state = fold(session.events)
         _refuse_moved(session, request.expect_head)
         held = state.open_operation
-        if held is not None and not request.takeover:
+        # The controller of a paused operation has ended, so that a way back need not be forced.
+        free = request.takeover or (held is not None and held.paused is not None and request.kind == ROLLBACK)
+        if held is not None and not free:
             raise _held(held)
         epoch = state.epoch + 1
         actor = request.actor or this_user()
@@ -509,8 +511,11 @@ def _ended(operation: Operation) -> Conflict:
 
 
 def _held(held: Operation) -> Conflict:
+    advice = "Wait for it to end; if its controller is dead, run again with takeover: true, which is recorded"
+    if held.paused is not None:
+        advice = "Let it go on, or undo it, with queueops.fleet.resume; or roll back with queueops.fleet.rollback"
     return Conflict(
-        "The fleet is held by operation %s (a %s to release %d), opened at %s by %s%s"
+        "The fleet is held by operation %s (a %s to release %d), opened at %s by %s%s%s"
         % (
             held.id,
             held.kind,
@@ -518,10 +523,11 @@ def _held(held: Operation) -> Conflict:
             held.opened_at,
             held.actor,
             " from %s" % held.controller if held.controller else "",
+            ", and paused at gate %s since %s: %s" % (held.paused["gate"], held.paused["at"], held.paused["reason"]) if held.paused else "",
         ),
         option="takeover",
         still_true="Nothing was changed",
-        next_step="Wait for it to end; if its controller is dead, run again with takeover: true, which is recorded",
+        next_step=advice,
         details={"held_by": held.as_dict()},
     )
 

@@ -11,7 +11,7 @@ from typing import Sequence
 from .._journal.events import Event
 from .._journal.fold import AS_FOUND, DEPLOY, Operation, fold
 from .text import NOT_KNOWN, figure, figures, many, mapping, number, percent, plain, some
-from .words import VERDICTS, Names, names_of_wave
+from .words import VERDICTS, Names, names_of_wave, verdict_of
 
 _TOLD_APART = ("verdict", "metric", "limit", "wave", "last_sample", "samples", "reason")
 
@@ -99,6 +99,7 @@ def _gate(event: Event, operation: Operation, waiting: list[str] | None, known: 
     data = event.data
     verdict = str(data.get("verdict"))
     told, tone = VERDICTS.get(verdict, VERDICTS["inconclusive"])
+    title = verdict_of(event)[0]
     metric = plain(data.get("metric") or "a metric that is not known")
     wave = names_of_wave(event)
     sample = mapping(data.get("last_sample"))
@@ -106,10 +107,12 @@ def _gate(event: Event, operation: Operation, waiting: list[str] | None, known: 
         0,
         event.seq,
         str(event.at),
-        told[:1].upper() + told[1:] + (" on %s" % wave if wave else ""),
+        title[:1].upper() + title[1:] + (" on %s" % wave if wave else ""),
         told,
         tone,
-        "the gate's rule on %s, run by %s" % (metric, plain(event.actor or NOT_KNOWN)),
+        plain(event.actor or NOT_KNOWN)
+        if metric == "approval"
+        else "the gate's rule on %s, run by %s" % (metric, plain(event.actor or NOT_KNOWN)),
         figures(sample, ["at"]) + figures(data, _TOLD_APART),
         _limit(data.get("limit"), metric),
         plain(event.reason or data.get("reason") or ""),
@@ -128,7 +131,7 @@ def _had_it_not(verdict: str, operation: Operation, waiting: list[str] | None, k
     """What the other verdicts would have led to."""
     if verdict == "pass":
         back = operation.from_release if operation.back_to is None else operation.back_to
-        return "Had it failed or been inconclusive, every touched host would have gone back to %s." % known.release(back)
+        return "Had it failed, every touched host would have gone back to %s." % known.release(back)
     if waiting is None:
         return "Had it passed, the deploy would have gone on."
     if not waiting:

@@ -85,9 +85,34 @@ def _closed(event: Event, known: Names) -> tuple[str, str]:
 
 
 def _verdict(event: Event, known: Names) -> tuple[str, str]:
-    text, tone = VERDICTS.get(str(event.data.get("verdict")), VERDICTS["inconclusive"])
+    text, tone = verdict_of(event)
     wave = names_of_wave(event)
     return text + (" on %s" % wave if wave else "") + because(event), tone
+
+
+def verdict_of(event: Event) -> tuple[str, str]:
+    """What a gate said, by its name where it has one (``gate latency fails``), and the tone."""
+    text, tone = VERDICTS.get(str(event.data.get("verdict")), VERDICTS["inconclusive"])
+    return _by_name(event, text), tone
+
+
+def _by_name(event: Event, text: str) -> str:
+    name = event.data.get("gate")
+    return "gate %s%s" % (plain(name), text[len("gate") :]) if name else text
+
+
+def _wave(event: Event, known: Names) -> tuple[str, str]:
+    data = event.data
+    of = " of %s" % counted(data.get("of")) if data.get("of") else ""
+    return "wave %s%s begins on %s" % (counted(data.get("number")), of, names_of_wave(event) or NOT_KNOWN), ""
+
+
+def _gate_skipped(event: Event, known: Names) -> tuple[str, str]:
+    return _by_name(event, "gate is skipped") + because(event), ""
+
+
+def _paused(event: Event, known: Names) -> tuple[str, str]:
+    return "paused" + because(event), "bad"
 
 
 def names_of_wave(event: Event) -> str:
@@ -148,7 +173,11 @@ _TELLERS: dict[str, Callable[[Event, Names], tuple[str, str]]] = {
     "operation_opened": _opened,
     "operation_taken_over": _taken_over,
     "operation_closed": _closed,
+    "wave_started": _wave,
     "gate_verdict": _verdict,
+    "gate_skipped": _gate_skipped,
+    "operation_paused": _paused,
+    "confirm_started": _on_release("%s is to be confirmed on every host", ""),
     "host_switched": _on_release("works on %s", ""),
     "host_confirmed": _on_release("%s confirmed", ""),
     "host_reverted": _on_release("back on %s", "good"),
@@ -157,8 +186,10 @@ _TELLERS: dict[str, Callable[[Event, Names], tuple[str, str]]] = {
     "confirm_timer_reverted": _on_release("confirm timer took it back to %s", "bad"),
     "host_failed": _trouble("failed"),
     "host_unreachable": _trouble("is unreachable"),
+    "workers_stopped": _trouble("could not go back, so that its workers were stopped"),
     "host_reported": _reported,
     "release_confirmed": _on_release("%s is known good", "good"),
+    "release_rebuilt": _on_release("%s is known again from the hosts", ""),
     "release_withdrawn": _on_release("%s withdrawn", "bad"),
     "rollback_ordered": _ordered,
     "tasks_redriven": _redriven,

@@ -107,6 +107,7 @@ class HostTransaction:
             state = self._recovered(order)
             found = self._compared(state, record, changed=self._mended)
             if not found.pending:
+                self._wait_anew(state, record, order, confirm_timeout)
                 self._learn_epoch(state, order)
                 found.confirm_until = self._deadline()
                 return found
@@ -293,6 +294,14 @@ class HostTransaction:
         armed = self.timer.armed(RELEASE)
         if state.phase == "active" and state.live is not None and armed is not None:
             self._switch.let_start(self.record.release(state.live).version, _unless(armed))
+
+    def _wait_anew(self, state: HostState, record: ReleaseRecord, order: Order, confirm_timeout: float) -> None:
+        """An operation that was taken over has its time before it, so that what waits for its confirmation gets that, too."""
+        armed = self.timer.armed(RELEASE)
+        if armed is not None and state.phase == "active" and order.epoch is not None and order.epoch > state.epoch:
+            of = {"kind": RELEASE, "release": record.number}
+            timer = self.timer.arm(confirm_timeout, order.operation or "by-hand", of, self._agent_settings())
+            self._switch.let_start(record.version, _unless(timer))
 
     def _unconfirmed(self, state: HostState) -> bool:
         return state.phase != "confirmed" or self.timer.armed(RELEASE) is not None

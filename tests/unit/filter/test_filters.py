@@ -106,8 +106,9 @@ def test_a_gate_that_could_not_be_measured_is_inconclusive_in_the_journal() -> N
 
 def test_what_a_gate_measured_and_would_have_said_is_in_the_journal() -> None:
     gate = {"verdict": "pass", "would_be": "fail", "metric": "depth", "limit": 5.0, "samples": [{"at": 1.0, "value": 7}], "looks": 1}
-    (event,) = gate_events({**gate, "reason": "dry run, would be fail: 7 tasks are queued (limit 5)"}, ["a"])
+    (event,) = gate_events({**gate, "reason": "dry run, would be fail: 7 tasks are queued (limit 5)"}, ["a"], "backlog")
     assert event["data"] == {
+        "gate": "backlog",
         "verdict": "pass",
         "would_be": "fail",
         "metric": "depth",

@@ -93,15 +93,19 @@ class Fleet:
             "ANSIBLE_NOCOLOR": "1",
         }
 
-    def start(self, playbook: str, *extra: str, **variables: Any) -> subprocess.Popen[str]:
-        """A playbook in a process group of its own; what it prints goes to a file."""
+    def command(self, playbook: str, *extra: str, **variables: Any) -> list[str]:
+        """How a playbook is run, with the inventory as it is specified now."""
         self.write_inventory()
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.project / "inventory.yml"), *extra]
         for name, value in variables.items():
             command += ["-e", json.dumps({name: value}, default=str)]
+        return [*command, f"queueops.fleet.{playbook}"]
+
+    def start(self, playbook: str, *extra: str, **variables: Any) -> subprocess.Popen[str]:
+        """A playbook in a process group of its own; what it prints goes to a file."""
         with open(self.folder / "output", "wb") as output:
             return subprocess.Popen(
-                [*command, f"queueops.fleet.{playbook}"],
+                self.command(playbook, *extra, **variables),
                 env=self.environment(),
                 cwd=self.project,
                 stdin=subprocess.DEVNULL,

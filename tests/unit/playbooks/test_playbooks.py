@@ -94,6 +94,24 @@ def test_a_canary_that_fails_takes_the_fleet_back_however_many_may_fail(deployed
     assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
 
 
+def test_where_a_rollback_fails_too_no_worker_of_the_bad_version_runs_any_more(deployed: Fleet) -> None:
+    must(deployed.run("deploy", version="2.0.0"))
+    sick = deployed.hosts["worker2"].folder / "sick"
+    command = ["sh", "-c", "! { test -e {{ root }}/sick && grep -q 1.0.0 {{ root }}/etc/worker.conf; }"]
+    deployed.specification["worker"]["health"] = {"hold": 0.2, "command": command}
+    sick.touch()
+    done = deployed.run("rollback")
+    assert done.returncode == 2 and deployed.releases() == [1, 2], done.stdout
+    said = " ".join(done.stdout.split())
+    assert "No worker runs any more on worker2, so that the bad version takes no task there" in said
+    states = {worker["state"] for worker in deployed.hosts["worker2"].transaction().status()["workers"]}
+    assert "running" not in states, states
+    sick.unlink()
+    must(deployed.run("resume"))
+    assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
+    must(deployed.run("status"))
+
+
 def test_a_quarantined_version_is_refused_before_an_operation_is_opened(deployed: Fleet) -> None:
     guard.add(str(deployed.hosts["worker2"].root), guard.Entry("2.0.0", "sends each mail twice", 1.0))
     journal = deployed.hosts["worker1"].folder / "state" / "mailer" / "journal.jsonl"

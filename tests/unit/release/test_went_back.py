@@ -54,6 +54,17 @@ def test_unconfirmed_it_starts_until_the_deadline_and_confirmed_for_good(host: H
     assert may_start(host)
 
 
+def test_an_operation_that_is_taken_over_gets_its_whole_time_to_confirm(host: Host) -> None:
+    deploy(host, 1, "1.0.0")
+    host.transaction().prepare(host.wanted(2, "2.0.0", "b"), Order())
+    host.transaction().activate(2, Order("op-2", 2), 60)
+    before = float(host.transaction().status()["confirm_until"])
+    assert float(host.transaction().activate(2, Order("op-2", 2), 600).confirm_until or 0) == before
+    assert float(host.transaction().activate(2, Order("op-2", 3), 600).confirm_until or 0) > before + 300
+    waits = entry(host, "2.0.0")
+    assert waits is not None and abs(waits.since - float(host.transaction().status()["confirm_until"])) <= 1
+
+
 def test_gone_back_from_it_starts_only_when_it_is_switched_to_again(host: Host) -> None:
     deploy(host, 1, "1.0.0")
     deploy(host, 2, "2.0.0")
