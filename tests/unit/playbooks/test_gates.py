@@ -185,15 +185,16 @@ class Terminal:
             os.chdir(fleet.project)
             os.execve(command[0], command, fleet.environment())
 
-    def wait_for(self, words: str, limit: float = 120) -> None:
-        end = time.monotonic() + limit
-        while words not in self.output:
+    def wait_for(self, words: str, times: int = 1, limit: float = 120, typing: str = "") -> None:
+        """Until the words were shown so often. What is typed before the prompt listens is lost, so that it is typed again."""
+        end, typed = time.monotonic() + limit, 0.0
+        while self.output.count(words) < times:
             assert time.monotonic() < end, f"{words!r} did not come in {limit} s:\n{self.output}"
+            if typing and time.monotonic() > typed + 2:
+                typed = time.monotonic()
+                os.write(self._screen, typing.encode() + b"\r")
             if select.select([self._screen], [], [], 0.1)[0]:
                 self._read()
-
-    def type(self, words: str) -> None:
-        os.write(self._screen, words.encode() + b"\r")
 
     def ended(self) -> int:
         while self._read():
@@ -216,10 +217,8 @@ def test_on_a_terminal_a_person_is_asked(deployed: Fleet, answer: str, code: int
     use(deployed, {"name": "release-manager", "metric": "approval", "waves": "first", "question": "Do the mails look right?"})
     terminal = Terminal(deployed, "deploy", version="2.0.0")
     terminal.wait_for("gate release-manager: Do the mails look right?")
-    terminal.wait_for("yes or no")
-    terminal.type("perhaps")
-    terminal.wait_for("perhaps")
-    terminal.type(answer)
+    terminal.wait_for("yes or no", times=2, typing="perhaps")
+    terminal.wait_for("what was decided", typing=answer)
     assert terminal.ended() == code, terminal.output
     assert deployed.releases() == releases
     (verdict,) = of_kind(deployed, "gate_verdict")
