@@ -120,7 +120,7 @@ def swallowing() -> Iterator[int]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
+        waiting = [socket.socket() for _number in range(4)]
         for client in waiting:
             client.setblocking(False)
             client.connect_ex(listening.getsockname())

@@ -123,7 +123,7 @@ def test_no_text_of_a_task_or_a_host_becomes_a_header_of_a_mail(mail_server: Mai
 @pytest.mark.parametrize("implicit", [False, True])
 def test_mail_under_tls_with_a_login(authority: Authority, trusted: ssl.SSLContext, implicit: bool) -> None:
     server = MailServer(trusted, login=SECRET, implicit=implicit)
-    tls = {"tls": "tls" if implicit else "starttls", "username": "fleet"}
+    tls: dict[str, Any] = {"tls": "tls" if implicit else "starttls", "username": "fleet"}
     try:
         assert problem(mail(server.port, **tls, password=SECRET)).startswith("the certificate of localhost is not trusted: ")
         own = {**tls, "tls_ca": str(authority.file)}
@@ -281,7 +281,7 @@ def test_what_a_mail_server_refuses_is_named_and_not_repeated(mail_server: MailS
 
 
 def test_one_dead_channel_keeps_no_other_from_being_told(server: Server, mail_server: MailServer, silent: int) -> None:
-    first, second = (webhook("http://127.0.0.1:%d" % silent, 0.5) for _ in range(2))
+    first, second = (webhook("http://127.0.0.1:%d/%s" % (silent, path), 0.5) for path in "ab")
     assert [bool(delivery.problem) for delivery in tell(first, slack(server), second, mail(mail_server.port))] == [True, False, True, False]
     wait_for(lambda: server.seen and mail_server.mails, what="the messages")
 

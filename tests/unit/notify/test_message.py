@@ -54,7 +54,7 @@ def test_every_event_reads_as_a_sentence_of_an_operator() -> None:
         "op-0002-deploy, from release 1, by alice",
         "Faster templates",
     ]
-    assert (opened.events, opened.trouble) == ({"opened"}, False)
+    assert opened.events == {"opened"} and not opened.trouble
     assert message("opened", operation={"operation": "op-1", "target": 0, "from_release": 0}, actor=None).lines == ["op-1, from release 0"]
 
     passed = message("gate", gate={"verdict": "pass", "reason": "0 of 21 failed"}, wave=["worker1"])
@@ -71,7 +71,7 @@ def test_every_event_reads_as_a_sentence_of_an_operator() -> None:
         "the switch failed on worker2",
         "op-0002-deploy, from release 1, by alice",
     ]
-    assert (back.events, back.trouble) == ({"rolling_back"}, True)
+    assert back.events == {"rolling_back"} and back.trouble
 
     table = [row("worker1"), row("worker2", ok=False, found=None)]
     ended = message("ended", operation=closed("failed"), verdict={"agree": False, "msg": "1 of 2 hosts differ.", "table": table})
@@ -88,12 +88,14 @@ def test_every_event_reads_as_a_sentence_of_an_operator() -> None:
 
 def test_what_comes_together_is_told_once_to_whoever_asked_for_either() -> None:
     assert message("opened", operation=ROLLBACK).events == {"opened", "rolling_back"}
-    for gate in (FAILED_GATE, {"failed": True, "msg": "no answer"}, {"unreachable": True, "msg": "down"}):
+    halting: list[dict[str, Any]] = [FAILED_GATE, {"failed": True, "msg": "no answer"}, {"unreachable": True, "msg": "down"}]
+    for gate in halting:
         assert message("rolling_back", gate=gate).events == {"rolling_back", "gate"}
     # The gate of an earlier wave, which passed, or one that was never watched, is not what it goes back for.
-    for gate in ({"verdict": "pass"}, {"skipped": True}, {}):
+    others: list[dict[str, Any]] = [{"verdict": "pass"}, {"skipped": True}, {}]
+    for gate in others:
         back = message("rolling_back", gate=gate)
-        assert (back.events, back.variables["verdict"]) == ({"rolling_back"}, None)
+        assert back.events == {"rolling_back"} and back.variables["verdict"] is None
 
 
 @pytest.mark.parametrize(
