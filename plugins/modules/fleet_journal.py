@@ -13,7 +13,8 @@ description:
   - Appends events to the journal on the fleet's home. The journal is a file of JSON lines that only grows, in which each line carries
     the hash of the one before, so that a changed byte is found.
   - An event is on the disk when the module returns. Many writers at a time are safe.
-  - Events are refused when the operation has ended, or was taken over and goes on under a newer epoch.
+  - Events are refused when the operation has ended, or was taken over and goes on under a newer epoch. Only that nobody could be told of
+    its end (V(notification_failed), see M(queueops.fleet.fleet_notify)) is written after it.
 extends_documentation_fragment:
   - queueops.fleet.attributes
   - queueops.fleet.attributes.actiongroup_fleet

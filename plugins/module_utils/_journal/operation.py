@@ -18,6 +18,9 @@ from .events import Event
 from .fold import AS_FOUND, DEPLOY, RESERVED, ROLLBACK, TAKEN_OVER, FleetState, Operation, Release, fold, release_number
 from .journal import Journal, Session
 
+#: What may be written of an operation that has ended: people are told of its end after it.
+_AFTER_THE_END = ("notification_failed",)
+
 
 @dataclass
 class OpenRequest:
@@ -121,7 +124,7 @@ def append_events(
         state = fold(session.events)
         operation = _known(state, operation_id)
         _refuse_older(state, operation, epoch)
-        if operation.outcome is not None:
+        if operation.outcome is not None and not all(event.kind in _AFTER_THE_END for event in events):
             raise _ended(operation)
         return _write(session, state, _placed(events, operation, epoch, actor), operation.id, dry)
 

@@ -317,6 +317,16 @@ def test_events_after_the_end_are_refused(fleet: Fleet) -> None:
         fleet.switched(opened, "worker1", 1)
 
 
+def test_that_nobody_could_be_told_of_the_end_is_written_after_it_and_changes_nothing_else(fleet: Fleet) -> None:
+    opened = fleet.open("deploy", version="1")
+    fleet.close(opened, "confirmed", 1)
+    before, untold = fleet.state, Event("notification_failed", data={"event": "ended"})
+    append_events(fleet.journal, opened.operation.id, opened.operation.epoch, [untold])
+    assert (fleet.state, fleet.journal.read()[-1].kind) == (before, "notification_failed")
+    with pytest.raises(Conflict, match="ended at"):
+        append_events(fleet.journal, opened.operation.id, opened.operation.epoch, [untold, Event("host_switched")])
+
+
 def test_a_plan_that_the_journal_has_outrun_is_refused(fleet: Fleet) -> None:
     planned = fleet.journal.head()
     fleet.deploy()
