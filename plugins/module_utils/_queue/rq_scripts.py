@@ -280,7 +280,8 @@ end
 
 #: Arguments of ``APPLY`` and ``SWEEP`` before their own: prefix, kind, action, destination or '', queue, run, now (ISO), the text of a
 #: failure as RQ packs it, prefix of the parking places, seconds to keep the moved set.
-# KEYS: place, moved set. ARGV: the above, where the first and the last were seen, members... A letter for each; k: done, and it stays where it is.
+# KEYS: place, moved set. ARGV: the above, where the first and the last were seen, members...
+# A letter for each; k: done, and it stays where it is.
 APPLY = (
     _ACT
     + """
