@@ -32,6 +32,8 @@ class ActionModule(ActionBase):
             options["from_release"],
             options["expected_hosts"],
             options["results"],
+            options["rules"],
+            options["tasks"],
         )
         result.update(
             changed=False,
@@ -40,6 +42,7 @@ class ActionModule(ActionBase):
             pending=made.pending,
             cannot=made.cannot,
             table=made.table(),
+            tasks=dict(made.tasks),
             text=made.text(),
             msg=made.sentence(options["fleet"]),
         )

@@ -30,6 +30,7 @@ class ActionModule(ActionBase):
             options["results"],
             options["outcome"],
             options["outcome_expected"],
+            options["unsettled"],
         )
         result.update(
             changed=False,

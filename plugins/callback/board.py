@@ -301,7 +301,10 @@ def _queue_redrive(seen: Seen) -> Iterator[Line]:
     if abandoned and not data.get("matched"):
         return
     conservation = _part(data, "conservation")
-    moved = "would be put back" if seen.checking else "put back"
+    actions = _part(data, "by_action")
+    put_back = not set(actions) - {"requeue"}
+    done = "put back" if put_back else "treated by rules (%s)" % ", ".join(f"{name} {actions[name]}" for name in sorted(actions))
+    moved = f"would be {done}" if seen.checking else done
     tasks = _many(data.get("matched"), "abandoned task" if abandoned else "matching task")
     text = f"{data.get('moved')} of {tasks} {moved}, {data.get('remaining')} remain"
     if data.get("skipped_count"):

@@ -10,6 +10,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.queueops.fleet.plugins.filter.rules import WITHOUT_RULE
+
 #: What an event may hold of a gate's samples, and of the config's differences: a line of the journal has at most 65,536 bytes.
 SAMPLES = 60
 DIFF_BYTES = 20000
@@ -157,10 +159,12 @@ def _bounded(files: list[dict[str, str]]) -> list[dict[str, str]]:
     return files[:DIFF_FILES]
 
 
-def redrive_events(redriven: dict[str, Any]) -> list[dict[str, Any]]:
-    """One event for each queue whose tasks were put back.
+def redrive_events(redriven: dict[str, Any], kind: str = "tasks_redriven") -> list[dict[str, Any]]:
+    """One event for each queue and source whose tasks were treated.
 
-    :param redriven: the registered result of a loop over M(queueops.fleet.queue_redrive).
+    :param redriven: the registered result of a loop over M(queueops.fleet.queue_redrive), of the items of
+        P(queueops.fleet.redrive_places#filter).
+    :param kind: the event of a success. But of V(tasks_redriven), where no task matched that is no event.
     """
     events = []
     for result in redriven.get("results") or []:
@@ -168,9 +172,12 @@ def redrive_events(redriven: dict[str, Any]) -> list[dict[str, Any]]:
             continue
         failed = result.get("failed") or result.get("unreachable")
         figures = {name: result.get(name) for name in ("matched", "moved", "skipped_count", "skipped_because", "remaining", "conservation")}
-        figures["queue"] = result.get("rollback_queue")
+        if not (failed or result.get("matched") or kind == "tasks_redriven"):
+            continue
+        place = result.get(result.get("ansible_loop_var") or "") or {}
+        figures.update(queue=place.get("queue"), source=place.get("source"), rules=_by_rule(result) or None)
         event = {
-            "kind": "redrive_failed" if failed else "tasks_redriven",
+            "kind": "redrive_failed" if failed else kind,
             "reason": _first_line(result.get("msg")) if failed else None,
             "data": {name: value for name, value in figures.items() if value is not None},
         }
@@ -178,6 +185,15 @@ def redrive_events(redriven: dict[str, Any]) -> list[dict[str, Any]]:
             event["at"] = _iso(result["ended"])
         events.append(event)
     return events
+
+
+def _by_rule(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each rule of the specification took, without those that took nothing."""
+    return [
+        {name: rule.get(name) for name in ("name", "action", "destination", "matched", "moved") if rule.get(name) is not None}
+        for rule in result.get("rules") or []
+        if rule.get("matched") and rule.get("name") not in (None, WITHOUT_RULE)
+    ]
 
 
 def release_outcome(results: Results, kind: str, target: int, origin: int, halted: str) -> dict[str, Any]:

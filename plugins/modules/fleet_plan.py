@@ -59,6 +59,17 @@ options:
     description: For each host, what M(queueops.fleet.worker_release) with the phase V(prepared) returned, in check mode or not.
     type: dict
     required: true
+  rules:
+    description: The part C(rules) of the fleet specification. Other rules give another id.
+    type: list
+    elements: dict
+    default: []
+  tasks:
+    description:
+      - What the rules would take now, as P(queueops.fleet.foreseen_tasks#filter) makes it. It is shown.
+      - It changes from one second to the next, and is not part of the id.
+    type: dict
+    default: {}
   plan:
     description: The id of the plan that was read. Any other plan is refused.
     type: str
@@ -120,8 +131,12 @@ table:
     cannot:
       description: Why it cannot go there. Empty when it can.
       type: str
+tasks:
+  description: What would become of tasks, as given in O(tasks).
+  returned: always
+  type: dict
 text:
-  description: The table as aligned plain text.
+  description: The table as aligned plain text, and what would become of tasks.
   returned: always
   type: str
 msg:

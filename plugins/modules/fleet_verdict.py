@@ -61,6 +61,11 @@ options:
   reason:
     description: Why the operation ended as it did, for the message.
     type: str
+  unsettled:
+    description: What else the operation should have done and did not, in sentences. Fail, too, where there is any.
+    type: list
+    elements: str
+    default: []
 author:
   - The queueops.fleet contributors (@queueops)
 """
@@ -78,7 +83,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 agree:
-  description: Whether every host is proven to be on the release, and the outcome is an expected one.
+  description: Whether every host is proven to be on the release, the outcome is an expected one, and nothing was left undone.
   returned: always
   type: bool
   sample: false

@@ -138,6 +138,9 @@ options:
       destination:
         description: For V(requeue) and V(compensate), the queue to move to.
         type: str
+      name:
+        description: A name for the rule, which comes back in RV(rules[].name).
+        type: str
   limit:
     description: Act on at most this many tasks, the oldest first, over all rules. The rest is counted in RV(remaining).
     type: int
@@ -296,6 +299,9 @@ rules:
     destination:
       description: The rule's destination.
       type: str
+    name:
+      description: The rule's name. Null where it was given none.
+      type: str
     matched:
       description: Tasks that matched it first.
       type: int
@@ -443,7 +449,7 @@ def redrive(module: AnsibleModule) -> Outcome:
 def _rules(params: dict[str, Any]) -> tuple[Rule, ...]:
     if params["rules"] is None:
         return (Rule(match_of(params["match"]), "requeue", params["destination"]),)
-    return tuple(Rule(match_of(rule["match"]), rule["action"], rule["destination"]) for rule in params["rules"])
+    return tuple(Rule(match_of(rule["match"]), rule["action"], rule["destination"], rule["name"]) for rule in params["rules"])
 
 
 def _limit(params: dict[str, Any]) -> int | None:
@@ -466,6 +472,7 @@ def main() -> None:
                 "match": {"type": "dict", "options": MATCH_SPEC},
                 "action": {"type": "str", "choices": list(ACTIONS), "default": "requeue"},
                 "destination": {"type": "str"},
+                "name": {"type": "str"},
             },
         },
         limit={"type": "int"},

@@ -47,6 +47,7 @@ class Agreement:
     :ivar agree: whether each host is proven to be on it, and the operation ended as it should.
     :ivar differing: the hosts that are not proven to be on it.
     :ivar unknown: those of them of which nothing is known.
+    :ivar unsettled: what else the operation should have done and did not, in sentences.
     """
 
     rows: list[Row]
@@ -54,13 +55,15 @@ class Agreement:
     differing: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     outcome_wrong: str | None = None
+    unsettled: list[str] = field(default_factory=list)
 
     def table(self) -> list[dict[str, Any]]:
         return [asdict(row) for row in self.rows]
 
     def text(self) -> str:
         """The table in aligned plain text, without a newline at its end."""
-        return aligned([[_TITLES[column] for column in COLUMNS], *([_cell(row, column) for column in COLUMNS] for row in self.rows)])
+        lines = aligned([[_TITLES[column] for column in COLUMNS], *([_cell(row, column) for column in COLUMNS] for row in self.rows)])
+        return "\n".join([lines, *("NOT DONE: %s" % " ".join(what.split()) for what in self.unsettled)])
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -76,6 +79,7 @@ def compare(
     results: Mapping[str, Mapping[str, Any]],
     outcome: str | None = None,
     outcome_expected: Sequence[str] = (),
+    unsettled: Sequence[str] = (),
 ) -> Agreement:
     """Put every host of the fleet against release ``wanted``.
 
@@ -83,6 +87,7 @@ def compare(
     :param hosts: every host of the fleet by the inventory.
     :param results: host -> what ``worker_release`` returned last, empty where it returned nothing.
     :param outcome: how the operation ended, and ``outcome_expected``: how it should have.
+    :param unsettled: what else it should have done and did not.
     """
     if wanted == AS_FOUND:
         version = None
@@ -92,28 +97,31 @@ def compare(
     wrong = outcome if outcome_expected and outcome not in outcome_expected else None
     if outcome_expected and outcome is None:
         wrong = "not known"
-    return Agreement(rows, bool(rows) and not differing and wrong is None, differing, unknown, wrong)
+    agree = bool(rows) and not differing and wrong is None and not unsettled
+    return Agreement(rows, agree, differing, unknown, wrong, list(unsettled))
 
 
 def sentence(found: Agreement, wanted: int, fleet: str | None, expected: Sequence[str] = (), why: str | None = None) -> str:
-    """What the on-call reads: who differs, and what to do."""
+    """What the on-call reads: who differs, what was not done, and what to do."""
     name = "fleet %s" % fleet if fleet else "the fleet"
     if not found.rows:
         return "No host was named for %s, so that nothing is proven. Give expected_hosts all hosts of the fleet." % name
+    told = [_hosts(found, wanted, name, expected, why)]
+    if found.unsettled:
+        told.append("Not all was done: %s." % "; ".join(what.rstrip(".") for what in found.unsettled))
+        told.append("Mend the cause, then do that with the playbook queueops.fleet.redrive.")
+    return " ".join(told)
+
+
+def _hosts(found: Agreement, wanted: int, name: str, expected: Sequence[str], why: str | None) -> str:
     total = len(found.rows)
-    if found.agree:
-        return "All %d hosts of %s are on release %d." % (total, name, wanted)
     because = " (%s)" % why if why else ""
     if not found.differing:
-        return "All %d hosts of %s are on release %d, but the operation ended as %s, not as %s%s. %s" % (
-            total,
-            name,
-            wanted,
-            found.outcome_wrong,
-            " or ".join(expected),
-            because,
-            "Mend the cause, then run again.",
-        )
+        all_are = "All %d hosts of %s are on release %d" % (total, name, wanted)
+        if found.outcome_wrong is None:
+            return all_are + "."
+        ended = (found.outcome_wrong, " or ".join(expected), because)
+        return all_are + ", but the operation ended as %s, not as %s%s. Mend the cause, then run again." % ended
     reasons = "; ".join("%s: %s" % (row.host, row.reason) for row in found.rows if not row.ok)
     steps = []
     if found.unknown:

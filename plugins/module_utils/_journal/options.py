@@ -39,6 +39,7 @@ VERDICT_OPTIONS: dict[str, Any] = {
     "outcome_expected": {"type": "list", "elements": "str", "default": []},
     "fleet": {"type": "str"},
     "reason": {"type": "str"},
+    "unsettled": {"type": "list", "elements": "str", "default": []},
 }
 
 #: Of fleet_plan, in the same way.
@@ -51,6 +52,8 @@ PLAN_OPTIONS: dict[str, Any] = {
     "from_release": {"type": "int"},
     "expected_hosts": {"type": "list", "elements": "str", "required": True},
     "results": {"type": "dict", "required": True},
+    "rules": {"type": "list", "elements": "dict", "default": []},
+    "tasks": {"type": "dict", "default": {}},
     "plan": {"type": "str"},
 }
 

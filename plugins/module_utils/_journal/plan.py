@@ -17,6 +17,7 @@ from .agreement import aligned
 DIGITS = 12
 
 COLUMNS = ("host", "is on", "goes to", "what changes")
+RULE_COLUMNS = ("rule", "queue", "takes of", "and does", "tasks")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Plan:
     :ivar id: the same for the same plan: the journal's head, the release, and for each host what is live and what changes.
     :ivar pending: the hosts that have to be switched.
     :ivar cannot: the hosts that cannot be, or of which nothing is known.
+    :ivar tasks: what would become of tasks, counted: ``rows`` and ``notes`` as the filter ``foreseen_tasks`` makes them. Not part of the
+        id, for it changes by the second; the rules themselves are.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Plan:
     steps: list[Step]
     pending: list[str]
     cannot: list[str]
+    tasks: Mapping[str, Any]
 
     @property
     def changes(self) -> bool:
@@ -61,12 +65,19 @@ class Plan:
         return [asdict(step) for step in self.steps]
 
     def text(self) -> str:
-        """The table in aligned plain text, without a newline at its end."""
+        """The table in aligned plain text, then what becomes of tasks where anything is done, without a newline at its end."""
         goes = _named(self.target, self.version)
         rows = [
             [step.host, step.found, goes, "CANNOT: %s" % step.cannot if step.cannot else step.changes or "nothing"] for step in self.steps
         ]
-        return aligned([list(COLUMNS), *rows])
+        return "\n".join([aligned([list(COLUMNS), *rows]), *(self._tasks() if self.changes else [])])
+
+    def _tasks(self) -> list[str]:
+        rows = [
+            [row["rule"], row["queue"], row["source"], row["action"], "not known" if row["tasks"] is None else str(row["tasks"])]
+            for row in self.tasks.get("rows") or []
+        ]
+        return [*(aligned([list(RULE_COLUMNS), *rows]).splitlines() if rows else []), *(self.tasks.get("notes") or [])]
 
     def sentence(self, fleet: str) -> str:
         """What the on-call reads."""
@@ -90,15 +101,19 @@ def plan(
     from_release: int | None,
     hosts: Sequence[str],
     results: Mapping[str, Mapping[str, Any]],
+    rules: Sequence[Mapping[str, Any]] = (),
+    tasks: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a deploy or a rollback.
 
     :param head: the journal's.
     :param hosts: every host of the fleet by the inventory.
     :param results: host -> what ``worker_release`` with the phase ``prepared`` returned, in check mode or not; empty: did not answer.
+    :param rules: what the fleet specification says of tasks.
+    :param tasks: what they would take now, see :class:`Plan`.
     """
     steps = [_step(host, results.get(host) or {}) for host in dict.fromkeys(hosts)]
-    facts = [kind, head, target, version, {step.host: _facts(results.get(step.host) or {}) for step in steps}]
+    facts = [kind, head, target, version, {step.host: _facts(results.get(step.host) or {}) for step in steps}, list(rules)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
     return Plan(
         digest[:DIGITS],
@@ -109,6 +124,7 @@ def plan(
         steps,
         [step.host for step in steps if step.changes and not step.cannot],
         [step.host for step in steps if step.cannot],
+        tasks or {},
     )
 
 

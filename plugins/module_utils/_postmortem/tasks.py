@@ -64,10 +64,14 @@ def _redrive(event: Event) -> Redrive:
     data = event.data
     conserved = mapping(data.get("conservation"))
     failed = event.kind == "redrive_failed"
+    by_rule = [
+        ("%s by rule %s" % (words(str(rule.get("action"))), plain(rule.get("name"))), count(rule.get("moved")))
+        for rule in mappings(data.get("rules"))
+    ]
     return Redrive(
         event.seq,
         plain(data.get("queue") or "queue"),
-        [(outcome, count(data.get(name))) for name, outcome in _OUTCOMES],
+        [(outcome, count(data.get(name))) for name, outcome in _OUTCOMES if not (by_rule and name == "moved")] + by_rule,
         _counts(data.get("skipped_because")),
         dict(_counts(conserved.get("before"))),
         dict(_counts(conserved.get("after"))),

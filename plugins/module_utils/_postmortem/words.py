@@ -146,9 +146,30 @@ def _ordered(event: Event, known: Names) -> tuple[str, str]:
 def _redriven(event: Event, known: Names) -> tuple[str, str]:
     data = event.data
     moved, matched, left = (counted(data.get(name)) for name in ("moved", "matched", "remaining"))
-    text = "%s of %s failed tasks put back in %s, %s remain" % (moved, matched, plain(data.get("queue") or "the queue"), left)
+    where = plain(data.get("queue") or "the queue")
+    by_rule = _by_rule(data)
+    if by_rule:
+        text = "%s of %s failed tasks of %s treated by rules (%s), %s remain" % (moved, matched, where, by_rule, left)
+    else:
+        text = "%s of %s failed tasks put back in %s, %s remain" % (moved, matched, where, left)
     verdict = mapping(data.get("conservation")).get("verdict")
     return text + ("; conservation %s" % plain(verdict) if verdict else ""), "good"
+
+
+def _by_rule(data: Mapping[str, Any]) -> str:
+    """What each rule did; empty where all was put back without one."""
+    told = "%s %s by rule %s"
+    rules = mappings(data.get("rules"))
+    return ", ".join(told % (words(str(rule.get("action"))), counted(rule.get("moved")), plain(rule.get("name"))) for rule in rules)
+
+
+def _treated(what: str) -> Callable[[Event, Names], tuple[str, str]]:
+    def teller(event: Event, known: Names) -> tuple[str, str]:
+        data = event.data
+        place = "%s tasks of %s" % (plain(data.get("source") or ""), plain(data.get("queue") or "the queue"))
+        return "%s of %s %s %s (%s)" % (counted(data.get("moved")), counted(data.get("matched")), place, what, _by_rule(data)), ""
+
+    return teller
 
 
 def _looked(event: Event, known: Names) -> tuple[str, str]:
@@ -193,6 +214,8 @@ _TELLERS: dict[str, Callable[[Event, Names], tuple[str, str]]] = {
     "release_withdrawn": _on_release("%s withdrawn", "bad"),
     "rollback_ordered": _ordered,
     "tasks_redriven": _redriven,
+    "tasks_treated": _treated("treated by rules"),
+    "tasks_released": _treated("released"),
     "redrive_failed": _trouble("the redrive failed"),
     "queue_looked": _looked,
     "config_compared": _compared,

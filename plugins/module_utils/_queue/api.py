@@ -252,11 +252,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of the tasks that ``match``. ``destination`` is a queue; None: where each task came from."""
+    """What becomes of the tasks that ``match``. ``destination`` is a queue; None: where each task came from. ``name``: for the report."""
 
     match: Match = field(default_factory=Match)
     action: str = "requeue"
     destination: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -437,6 +438,7 @@ class RuleReport:
 
     action: str
     destination: str | None = None
+    name: str | None = None
     matched: int = 0
     moved: int = 0
     skipped: int = 0

@@ -259,7 +259,7 @@ class _Run:
         self._store = store
         self._request = request
         self._check = check
-        self._rules = [(rule, Matcher(rule.match), RuleReport(rule.action, rule.destination)) for rule in request.rules]
+        self._rules = [(rule, Matcher(rule.match), RuleReport(rule.action, rule.destination, rule.name)) for rule in request.rules]
         self._report = RedriveReport(run=request.run)
         self._pace = Pace(request.rate, request.ramp)
         self._fuse = Fuse(store, request.breaker) if request.breaker is not None and not check else None

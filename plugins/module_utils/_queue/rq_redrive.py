@@ -308,7 +308,8 @@ class RqStore(TaskStore):
         outcomes = [""] * len(decisions)
         for (kind, action, destination), indexes in groups.items():
             helds = [decisions[index].task.handle for index in indexes]
-            arguments = [*self._lead(kind, action, destination), str(helds[0].position), *(held.member for held in helds)]
+            where = [str(helds[0].position), str(helds[-1].position)]
+            arguments = [*self._lead(kind, action, destination), *where, *(held.member for held in helds)]
             letters = as_text(self._redis.run("redrive", APPLY, [self._place_of(kind), self._moved_key], arguments))
             for index, held, letter in zip(indexes, helds, letters):
                 outcomes[index] = self._told(kind, letter)

@@ -280,7 +280,8 @@ end
 
 #: Arguments of ``APPLY`` and ``SWEEP`` before their own: prefix, kind, action, destination or '', queue, run, now (ISO), the text of a
 #: failure as RQ packs it, prefix of the parking places, seconds to keep the moved set.
-# KEYS: place, moved set. ARGV: the above, hint, members... A letter for each; k: done, and it stays where it is.
+# KEYS: place, moved set. ARGV: the above, where the first and the last were seen, members...
+# A letter for each; k: done, and it stays where it is.
 APPLY = (
     _ACT
     + """
@@ -289,12 +290,12 @@ local low = 0
 if kind == 'queued' then
   -- Members of a list are found near where they were seen; each is replaced by a mark, and all marks are removed at once.
   low = math.max(0, tonumber(ARGV[11]) - 1000)
-  for index, member in ipairs(redis.call('LRANGE', KEYS[1], low, tonumber(ARGV[11]) + #ARGV + 100)) do
+  for index, member in ipairs(redis.call('LRANGE', KEYS[1], low, tonumber(ARGV[12]) + 100)) do
     if not there[member] then there[member] = low + index - 1 end
   end
 end
 local members = {}
-for i = 12, #ARGV do members[i - 11] = ARGV[i] end
+for i = 13, #ARGV do members[i - 12] = ARGV[i] end
 prepare(members)
 for i, member in ipairs(members) do
   local outcome

@@ -133,6 +133,11 @@ PLAYBOOK = """\
         answer: {changed: true, matched: 31, moved: 31, remaining: 0, conservation: {verdict: proven}}
       loop: [mail, sms]
       run_once: true
+    - name: Treat by rules
+      queueops.fleet.queue_redrive:
+        queue: bulk
+        answer: {changed: true, matched: 7, moved: 7, remaining: 0, by_action: {requeue: 2, park: 5}}
+      run_once: true
     - name: Queues
       queueops.fleet.queue_info:
         answer: {queues: [{name: mail, queued: 12, executing: 3, dead_lettered: null, paused: true}], workers: [{version: 2.0.0}]}
@@ -235,6 +240,7 @@ def test_a_good_deploy_is_a_handful_of_lines(good_run: subprocess.CompletedProce
         "gate      PASS: 31 of 90 failed (34.4 %, limit 5.0 %)",
         "mail      31 of 31 matching tasks put back, 0 remain; conservation proven",
         "sms       31 of 31 matching tasks put back, 0 remain; conservation proven",
+        "bulk      7 of 7 matching tasks treated by rules (park 5, requeue 2), 0 remain",
         "mail      12 queued, 3 executing, PAUSED",
         "workers   1 worker, of version 2.0.0",
         "mailer    op-0001-deploy closed: confirmed; the fleet is on release 1, known good is release 1",

@@ -116,3 +116,14 @@ def test_a_host_whose_files_differ_from_its_release_does_not_agree() -> None:
     assert not compare(1, "1.0.0", ["a"], {"a": drifted}).agree
     # Compared with another release, as a deploy's plan does, it says nothing about this one.
     assert compare(1, "1.0.0", ["a"], {"a": dict(drifted, release={"number": 2})}).agree
+
+
+def test_what_was_not_done_is_told_and_does_not_agree() -> None:
+    found = compare(
+        1, "1.0.0", HOSTS, good(), "rolled_back", ["rolled_back"], ["queued tasks of mail should have been parked: broker\ndown."]
+    )
+    assert not found.agree and not found.differing
+    told = sentence(found, 1, "mailer", ["rolled_back"])
+    assert told.startswith("All 3 hosts of fleet mailer are on release 1. Not all was done: queued tasks of mail should have been parked")
+    assert "queueops.fleet.redrive" in told
+    assert found.text().splitlines()[-1] == "NOT DONE: queued tasks of mail should have been parked: broker down."

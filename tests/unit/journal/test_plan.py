@@ -49,7 +49,9 @@ def test_the_table_says_what_changes_on_each_host() -> None:
 
 def test_nothing_to_do_is_told_as_such() -> None:
     settled = {"pending": False, "diff": [], "live": {"release": 2, "version": "2.0.0", "phase": "confirmed"}}
-    found = plan("rollback", "h1", 2, "2.0.0", 2, HOSTS, dict.fromkeys(HOSTS, settled))
+    tasks = {"notes": ["drain: nothing is executing"]}
+    found = plan("rollback", "h1", 2, "2.0.0", 2, HOSTS, dict.fromkeys(HOSTS, settled), tasks=tasks)
+    assert "drain" not in found.text()
     assert not found.changes and found.sentence("mailer") == "Nothing to do: fleet mailer is on release 2 (2.0.0)."
 
 
@@ -95,3 +97,17 @@ def test_another_host_is_another_plan(change: Callable[[dict[str, Any]], None]) 
 def test_another_head_or_release_is_another_plan() -> None:
     ids = {made(both()).id, made(both(), head="h2").id, made(both(), target=3).id, made(both(), version="2.0.1").id}
     assert len(ids) == 4
+
+
+def test_the_rules_are_part_of_the_plan_and_what_they_would_take_now_is_only_shown() -> None:
+    rules = [{"name": "letters", "action": "park"}]
+    row = {"rule": "letters", "queue": "mail", "source": "queued", "action": "park", "tasks": 500}
+    tasks = {"rows": [row, dict(row, source="failed", tasks=None)], "notes": ["drain: nothing is executing"]}
+    found = plan("deploy", "h1", 2, "2.0.0", 1, HOSTS, both(), rules, tasks)
+    assert found.text().splitlines()[3:] == [
+        "rule     queue  takes of  and does  tasks",
+        "letters  mail   queued    park      500",
+        "letters  mail   failed    park      not known",
+        "drain: nothing is executing",
+    ]
+    assert found.id == plan("deploy", "h1", 2, "2.0.0", 1, HOSTS, both(), rules).id != made(both()).id

@@ -193,3 +193,17 @@ def test_a_damaged_journal_is_not_told_of(rolled_back: Fleet) -> None:
     path.write_bytes(path.read_bytes().replace(b'"failed":8', b'"failed":7', 1))
     with pytest.raises(Damaged, match="is damaged in line"):
         rolled_back.facts()
+
+
+def test_what_rules_made_of_tasks_is_told_by_rule(fleet: Fleet) -> None:
+    fleet.deployed()
+    fleet.open("deploy", version="2.0.0")
+    took = [{"name": "charges", "action": "compensate", "matched": 2, "moved": 2}, {"name": "x", "action": "dead_letter", "moved": None}]
+    fleet.add(5, "tasks_redriven", queue="mail", matched=3, moved=2, remaining=0, rules=took)
+    fleet.add(6, "tasks_treated", queue="mail", source="queued", matched=5, moved=5, rules=[dict(took[0], action="park", moved=5)])
+    facts = fleet.facts("op-0002-deploy")
+    assert ("compensate by rule charges", 2) in facts.redrives[-1].outcomes
+    assert "put back" not in dict(facts.redrives[-1].outcomes)
+    told = " ".join(entry.text for entry in facts.timeline)
+    assert "2 of 3 failed tasks of mail treated by rules (compensate 2 by rule charges" in told
+    assert "5 of 5 queued tasks of mail treated by rules (park 5 by rule charges)" in told

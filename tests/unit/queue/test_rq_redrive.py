@@ -351,6 +351,17 @@ def test_parked_tasks_are_nobodys_and_come_back(broker: Broker) -> None:
     assert len(broker.noted()) == 2
 
 
+def test_queued_tasks_are_found_however_far_apart_they_are(broker: Broker) -> None:
+    rest, chosen = [], []
+    for _ in range(12):
+        rest += broker.publish(99)
+        chosen += broker.publish(1, "fail")
+    report = by_rules(broker, Rule(Match(task="tasks.fail"), "park"), source="queued")
+    assert (report.matched, report.moved, report.skipped_because) == (12, 12, {})
+    assert queued(broker) == rest
+    assert by_rules(broker, source="parked").moved == len(chosen)
+
+
 def test_queued_tasks_are_parked_failed_and_moved_by_rule(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BATCH", 4)
     broker.publish(1, queue="slow")

@@ -1,0 +1,194 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters over the part ``rules`` of a fleet specification: what they refuse, and which redrive each of them becomes."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from typing import Any
+
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Capabilities
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import capabilities_of
+
+#: What a task records only when it has ended.
+OF_ENDED = ("version", "error", "older_than", "newer_than")
+#: In ``match.version``: whatever version failed the task.
+ANY_VERSION = "*"
+#: The name of the rule that puts back what the bad version failed, where the specification has none for failed tasks.
+WITHOUT_RULE = "(no rule)"
+
+Rule = dict[str, Any]
+
+
+def rules_refusal(rules: list[Rule], queue: dict[str, Any]) -> str:
+    """Why the rules cannot be what they say; empty: they can. What only the broker knows is not looked at.
+
+    :param rules: the part ``rules`` of the fleet specification.
+    :param queue: its part ``queue``.
+    """
+    able = capabilities_of(queue["backend"], queue.get("url") or "")
+    names = [str(rule.get("name")) for rule in rules]
+    for rule in rules:
+        name = str(rule.get("name"))
+        if names.count(name) > 1:
+            return "Two rules have the name %s; the plan and the journal tell them apart by it. Rename one." % name
+        refusal = _unclear(rule) or _unable(rule, able)
+        if refusal:
+            return "Rule %s: %s" % (name, refusal)
+    return ""
+
+
+def _unclear(rule: Rule) -> str:
+    """What is wrong with a rule whatever the queue system."""
+    reading, action, destination = rule.get("unreadable_by"), _action(rule), rule.get("destination")
+    named = _match(rule)
+    if reading and (action != "park" or rule.get("of")):
+        return "what a version cannot read is parked, wherever it is. Leave action and of out, or unreadable_by."
+    if reading and not named:
+        return "it has unreadable_by and no match, and would park every task. Say in match which tasks are meant."
+    if not action:
+        return "it has no action. Name one, or unreadable_by."
+    if action == "compensate" and not destination:
+        return "it compensates and does not say which queue undoes the task's effect. Name the queue in destination."
+    if destination and action not in ("requeue", "compensate"):
+        return "it has action %s, which does not use a destination. Leave destination out." % action
+    if reading or _of(rule) == "queued":
+        ended = [condition for condition in OF_ENDED if condition in named]
+        if ended:
+            return "a queued task records no match.%s, for it has not run. Leave that out." % ", no match.".join(ended)
+    if _of(rule) == "queued" and action == "requeue" and not destination:
+        return "it requeues queued tasks to where they are. Name another queue in destination, or another action."
+    return _no_pattern(named.get("error"))
+
+
+def _no_pattern(error: Any) -> str:
+    try:
+        re.compile(str(error or ""))
+    except re.error as problem:
+        return "match.error is not a valid regular expression: %s. Escape special characters with a backslash." % problem
+    return ""
+
+
+def _unable(rule: Rule, able: Capabilities) -> str:
+    """What the queue system is not able to do."""
+    reading = bool(rule.get("unreadable_by"))
+    try:
+        able.require("redrive")
+        for source in ("queued", "parked") if reading else (_of(rule),):
+            able.require_source(source)
+        able.require_action(_action(rule))
+        if reading:
+            able.require_action("requeue")
+        named = [name for name in _match(rule) if not (name == "version" and _match(rule)[name] == ANY_VERSION)]
+        able.require_match(named)
+    except Refused as refused:
+        return "%s. %s." % (refused.message, refused.next_step)
+    if not reading and _of(rule) == "failed" and "version" not in _match(rule) and "version" not in able.match:
+        return (
+            "a rule without match.version means what the version that is rolled back from has failed, and a %s queue does not record"
+            ' which version that was. Say match.version: "*", which is any.' % able.system
+        )
+    return ""
+
+
+def redrive_rules(rules: list[Rule], source: str, queue: dict[str, Any], to: str, away: str = "") -> list[Rule]:
+    """The rules of one redrive, as M(queueops.fleet.queue_redrive) takes them; empty: there is nothing to do in this source.
+
+    :param source: ``queued``, ``abandoned`` or ``failed``; or ``parked``, for what can be read again.
+    :param to: the version that the hosts go to; empty where it is not known.
+    :param away: the version that is rolled back from; empty: this is no rollback, and only what cannot be read is treated.
+    """
+    if source == "parked":
+        return [_redrive(rule, "requeue") for rule in rules if rule.get("unreadable_by") and not unreadable(rule, to)]
+    versions = "version" in capabilities_of(queue["backend"], queue.get("url") or "").match
+    found = []
+    for rule in rules:
+        if unreadable(rule, to):
+            # A task that failed for another reason under some version before is left as it is.
+            under = list(dict.fromkeys(version for version in (to, away) if version)) if source == "failed" and versions else [None]
+            found += [_redrive(rule, "park", version) for version in under]
+    if away and source != "abandoned":
+        found += _for_a_rollback(rules, source, away if versions else None)
+    return found
+
+
+def unreadable(rule: Rule, version: str) -> bool:
+    """Whether the rule says that ``version`` cannot read the tasks that it means."""
+    return any(fnmatch.fnmatchcase(version, str(glob)) for glob in rule.get("unreadable_by") or [])
+
+
+def _for_a_rollback(rules: list[Rule], source: str, away: str | None) -> list[Rule]:
+    own = [rule for rule in rules if not rule.get("unreadable_by") and _of(rule) == source]
+    if source != "failed":
+        return [_redrive(rule, _action(rule)) for rule in own]
+    if not own:
+        return [{"name": WITHOUT_RULE, "match": {"version": away}, "action": "requeue"}] if away else []
+    return [_redrive(rule, _action(rule), away) for rule in own]
+
+
+def _redrive(rule: Rule, action: str, version: str | None = None) -> Rule:
+    match = _match(rule)
+    if version:
+        match.setdefault("version", version)
+    if match.get("version") == ANY_VERSION:
+        del match["version"]
+    made = {"name": str(rule.get("name")), "match": match, "action": action}
+    if rule.get("destination"):
+        made["destination"] = rule["destination"]
+    return made
+
+
+def _match(rule: Rule) -> dict[str, Any]:
+    return {name: value for name, value in (rule.get("match") or {}).items() if value is not None}
+
+
+def _action(rule: Rule) -> str:
+    return str(rule.get("action") or ("park" if rule.get("unreadable_by") else ""))
+
+
+def _of(rule: Rule) -> str:
+    return str(rule.get("of") or "failed")
+
+
+def redrive_places(queue: dict[str, Any], rules: list[Rule], sources: list[str], to: str, away: str = "") -> list[dict[str, Any]]:
+    """Every redrive of the fleet's queues that has something to do, in order: ``queue``, ``source``, its ``rules``, and ``unreadable``,
+    the names of those of them that park what ``to`` cannot read.
+
+    Parameters as those of :func:`redrive_rules`.
+    """
+    able = capabilities_of(queue["backend"], queue.get("url") or "")
+    treated = {source: redrive_rules(rules, source, queue, to, away) for source in sources if source in able.sources}
+    names = [rule["name"] for rule in rules if unreadable(rule, to)]
+    return [
+        {"queue": name, "source": source, "rules": treated[source], "unreadable": names}
+        for name in queue["names"]
+        for source in treated
+        if treated[source]
+    ]
+
+
+def redrive_failures(redriven: dict[str, Any], what: str) -> list[str]:
+    """What could not be done, a sentence for each queue, for the verdict.
+
+    :param redriven: the registered result of a loop over M(queueops.fleet.queue_redrive).
+    :param what: in words, for example ``parked``.
+    """
+    results = [result for result in redriven.get("results") or [] if result.get("failed") or result.get("unreachable")]
+    if not results and (redriven.get("failed") or redriven.get("unreachable")):
+        results = [redriven]
+    return ["%s should have been %s: %s" % (_place(result), what, result.get("msg") or "no reason was given") for result in results]
+
+
+def _place(result: dict[str, Any]) -> str:
+    place = result.get(result.get("ansible_loop_var") or "") or {}
+    return "%s tasks of %s" % (place["source"], place["queue"]) if place else "tasks"
+
+
+class FilterModule:
+    """The collection's filters over rules."""
+
+    def filters(self) -> dict[str, Any]:
+        return {"redrive_failures": redrive_failures, "redrive_places": redrive_places, "rules_refusal": rules_refusal}
