@@ -38,7 +38,13 @@ def gates(specification: dict[str, Any]) -> list[Gate]:
 
 def _complete(gate: Gate, where: str) -> Gate:
     metric = gate.get("metric", "failed_ratio")
-    complete = {"metric": metric, "timeout": 300, "on_inconclusive": "pause", "waves": "not_last" if gate.get("compare") is not None else "all", **gate}
+    complete = {
+        "metric": metric,
+        "timeout": 300,
+        "on_inconclusive": "pause",
+        "waves": "not_last" if gate.get("compare") is not None else "all",
+        **gate,
+    }
     bake = complete.get("bake", 60)
     complete["bake"] = [float(seconds) for seconds in (bake if isinstance(bake, list) else [bake])] or [60.0]
     if metric == APPROVAL:
@@ -46,7 +52,7 @@ def _complete(gate: Gate, where: str) -> Gate:
     if max(complete["bake"]) > float(complete["timeout"]):
         raise AnsibleFilterError(
             _refusal(
-                f"{where}.timeout is {complete['timeout']} s, and {where}.bake {max(complete['bake']):g} s, so that no gate could ever pass",
+                f"{where}.timeout is {complete['timeout']} s, and {where}.bake {max(complete['bake']):g} s, so that it could never pass",
                 "Raise the timeout",
             )
         )

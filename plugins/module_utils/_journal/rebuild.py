@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A journal made anew from what the hosts can tell, after the fleet's home was lost. Known good is only what hosts wrote down as confirmed."""
+"""A journal made anew from what the hosts can tell. Known good is only what they wrote down as confirmed."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ def events_from(hosts: Mapping[str, Testimony], actor: str | None, reason: str |
     accounts = _accounts(hosts)
     epoch = max([0, *(int(found["epoch"] or 0) for found in hosts.values())]) + ROOM
     operation = "op-%04d-rebuild" % epoch
-    by = {"actor": actor, "reason": reason or "the journal was lost"}
+    by = {"actor": actor or "", "reason": reason or "the journal was lost"}
     good = sorted((one for one in accounts if one.known_good), key=lambda one: max(one.confirmed.values()))
     events = [*history, *(_release_event(one, by) for one in accounts if not one.known_good), *(_release_event(one, by) for one in good)]
     events += [
-        Event("host_reported", host=host, data={"release": found["release"] or AS_FOUND, "phase": found["phase"], "ok": True}, **by)
+        _by(by, "host_reported", {"release": found["release"] or AS_FOUND, "phase": found["phase"], "ok": True}, host=host)
         for host, found in hosts.items()
         if found["release"] is not None
     ]
@@ -129,7 +129,11 @@ def events_from(hosts: Mapping[str, Testimony], actor: str | None, reason: str |
         "touched": sorted(astray),
         "silent": sorted(host for host, found in hosts.items() if found["release"] is None),
     }
-    return [*events, Event("journal_rebuilt", epoch=epoch, data=data, **by)]
+    return [*events, _by(by, "journal_rebuilt", data, epoch=epoch)]
+
+
+def _by(by: Mapping[str, str], kind: str, data: dict[str, Any], host: str | None = None, epoch: int | None = None) -> Event:
+    return Event(kind, epoch=epoch, host=host, actor=by["actor"] or None, reason=by["reason"], data=data)
 
 
 def _on(found: Testimony, release: int) -> bool:
@@ -158,19 +162,19 @@ def _accounts(hosts: Mapping[str, Testimony]) -> list[Account]:
 
 
 def _read_events(host: str, events: Sequence[Mapping[str, Any]], accounts: Mapping[int, Account]) -> None:
-    live = None
+    live: int | None = None
     for event in events:
         release = release_number((event.get("data") or {}).get("release"))
         if release is None:
             continue
-        if event["kind"] == "host_reverted" and live in accounts and live != release:
+        if event["kind"] == "host_reverted" and live is not None and live in accounts and live != release:
             accounts[live].left[host] = event["at"]
         if event["kind"] in _SETTLED_ON and release in accounts:
             accounts[release].confirmed[host] = event["at"]
         live = release
 
 
-def _release_event(one: Account, by: Mapping[str, Any]) -> Event:
+def _release_event(one: Account, by: Mapping[str, str]) -> Event:
     state = "confirmed" if one.known_good else "withdrawn" if one.withdrawn else "active" if one.activated else "prepared"
     data = {
         "release": one.number,
@@ -182,7 +186,7 @@ def _release_event(one: Account, by: Mapping[str, Any]) -> Event:
         "confirmed_at": max(one.confirmed.values()) if one.ever_confirmed else None,
         "withdrawn_at": max(one.left.values()) if one.withdrawn else None,
     }
-    return Event("release_rebuilt", data=data, **by)
+    return _by(by, "release_rebuilt", data)
 
 
 def _refuse_sound(journal: Journal) -> bool:

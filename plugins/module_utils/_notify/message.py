@@ -45,8 +45,8 @@ MOST_OF_WAVE = 10
 
 _GATES = {"pass": "passes", "fail": "FAILS", "inconclusive": "is INCONCLUSIVE"}
 _PAUSED = (
-    "The deploy is paused; switched hosts take themselves back when their confirm timer ends. Go on with the playbook queueops.fleet.resume, "
-    "with -e approve=<gate> if a person has decided, or with -e do=undo."
+    "The deploy is paused; switched hosts take themselves back when their confirm timer ends. Go on with the playbook "
+    "queueops.fleet.resume, with -e approve=<gate> if a person has decided, or with -e do=undo."
 )
 _ENDS = {"confirmed": "confirmed", "rolled_back": "rolled back", "nothing_to_do": "nothing to do", "failed": "FAILED"}
 
@@ -80,7 +80,9 @@ def message_of(options: Mapping[str, Any]) -> Message:
     facts.update(event=event, fleet=plain(options["fleet"]), reason=plain(options["reason"]) or None, wave=_wave(options["wave"]))
     facts.update(actor=plain(options["actor"]) or None, hosts=[], hosts_left_out=0)
     if event == "gate":
-        facts.update(gate=plain(gate.get("name")) or None, verdict=_gate_verdict(gate), reason=plain(gate.get("reason") or gate.get("msg")) or None)
+        facts.update(
+            gate=plain(gate.get("name")) or None, verdict=_gate_verdict(gate), reason=plain(gate.get("reason") or gate.get("msg")) or None
+        )
     if event == "rolling_back" and gate and not gate.get("skipped") and _gate_verdict(gate) != "pass":
         # A gate that did not pass is what it rolls back for.
         facts.update(verdict=_gate_verdict(gate))

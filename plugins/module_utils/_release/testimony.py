@@ -17,8 +17,8 @@ EVENTS = 500
 def testify(record: HostRecord) -> dict[str, Any]:
     """Where the host is, which releases it has, and what it wrote down itself.
 
-    :returns: ``release`` (None where nothing was ever deployed), ``phase``, ``epoch``, ``operation``, ``releases`` (``number``, ``version``,
-        ``checksum``, ``digest``, ``activated``) and ``events`` (as dictionaries, the oldest first, at most :data:`EVENTS`).
+    :returns: ``release`` (None where nothing was ever deployed), ``phase``, ``epoch``, ``operation``, ``releases`` (``number``,
+        ``version``, ``checksum``, ``digest``, ``activated``) and ``events`` (dictionaries, the oldest first, at most :data:`EVENTS`).
     :raises Damaged: the host's own events are not what was written.
     """
     state = record.state()
