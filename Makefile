@@ -60,7 +60,7 @@ molecule-confirm: $(LINK) ## the confirm timer in containers: the controller die
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/scenario.py confirm $(ARGS)
 
-bench: $(LINK) ## measure the rollback against a hand-written playbook, in the same containers
+bench: $(LINK) ## measure the rollback against a hand-written playbook and the physical floor (ARGS="--hosts 10 --rounds 5")
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/bench.py $(ARGS)
 

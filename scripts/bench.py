@@ -1,19 +1,51 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measure the rollback against a hand-written playbook, in turn, on the containers of the molecule scenario ``default``."""
+"""Measure the rollback against a hand-written playbook and against the physical floor, in turn, on as many worker hosts as are asked for.
+
+The hosts are the containers of the molecule scenario ``default``, in a scenario of their own that is made here and removed again.
+"""
 
 from __future__ import annotations
 
+import argparse
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import yaml
 from house import BUILD, ROOT, environment
+
+DEFAULT = ROOT / "molecule" / "default"
+
+
+def make_scenario(hosts: int) -> Path:
+    """The scenario ``default`` with this many worker hosts, and without a gate, which is not what is measured."""
+    folder = ROOT / "molecule" / f"bench-{hosts}"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "group_vars").mkdir(parents=True)
+    scenario = yaml.safe_load((DEFAULT / "molecule.yml").read_text(encoding="utf-8"))
+    workers = [{"name": f"worker{number}", "image": "worker", "groups": ["workers"]} for number in range(1, hosts + 1)]
+    scenario["platforms"] = [platform for platform in scenario["platforms"] if platform["name"] == "broker"] + workers
+    scenario["ansible"]["cfg"]["defaults"]["forks"] = hosts + 1
+    (folder / "molecule.yml").write_text(yaml.safe_dump(scenario), encoding="utf-8")
+    for name in ("converge.yml", "prepare.yml"):
+        shutil.copy(DEFAULT / name, folder / name)
+    shutil.copy(DEFAULT / "group_vars" / "all.yml", folder / "group_vars" / "all.yml")
+    workers_vars = yaml.safe_load((DEFAULT / "group_vars" / "workers.yml").read_text(encoding="utf-8"))
+    workers_vars["queueops_fleet"]["gate"] = {"min_tasks": 0}
+    (folder / "group_vars" / "workers.yml").write_text(yaml.safe_dump(workers_vars), encoding="utf-8")
+    return folder
 
 
 def main(arguments: list[str]) -> int:
-    """Bring the scenario's fleet up on release 1, measure, and take it down again."""
-    scratch = BUILD / "molecule" / "default"
+    """Bring the fleet up on release 1, measure, and take it down again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hosts", type=int, default=10)
+    options, others = parser.parse_known_args(arguments)
+    scenario = make_scenario(options.hosts)
+    scratch = BUILD / "molecule" / scenario.name
     scratch.mkdir(parents=True, exist_ok=True)
     if subprocess.run([str(ROOT / "scripts" / "engine.sh")], cwd=ROOT, check=False).returncode:
         return 1
@@ -21,11 +53,12 @@ def main(arguments: list[str]) -> int:
     molecule_env = {name: value for name, value in env.items() if name not in ("ANSIBLE_CONFIG", "MOLECULE_PROJECT_DIRECTORY")}
     try:
         for step in ("destroy", "converge"):
-            subprocess.run(["molecule", step, "--scenario-name", "default"], cwd=ROOT, env=molecule_env, check=True)
-        measure = [sys.executable, str(ROOT / "tests" / "benchmarks" / "rollback.py"), *arguments]
-        return subprocess.run(measure, cwd=ROOT, env=env, check=False).returncode
+            subprocess.run(["molecule", step, "--scenario-name", scenario.name], cwd=ROOT, env=molecule_env, check=True)
+        measure = [sys.executable, str(ROOT / "tests" / "benchmarks" / "rollback.py"), "--group-vars", str(scenario / "group_vars")]
+        return subprocess.run([*measure, "--hosts", str(options.hosts), *others], cwd=ROOT, env=env, check=False).returncode
     finally:
-        subprocess.run(["molecule", "destroy", "--scenario-name", "default"], cwd=ROOT, env=molecule_env, check=False)
+        subprocess.run(["molecule", "destroy", "--scenario-name", scenario.name], cwd=ROOT, env=molecule_env, check=False)
+        shutil.rmtree(scenario, ignore_errors=True)
 
 
 if __name__ == "__main__":

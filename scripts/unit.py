@@ -27,6 +27,9 @@ def main(arguments: list[str]) -> int:
         "-o",
         "cache_dir=build/pytest",
         f"--junit-xml={report}",
+        # Most tests wait for a playbook or a worker, so that a second core is idle without it. A file's tests share what they set up.
+        "--numprocesses=2",
+        "--dist=loadfile",
         *(arguments or ["tests/unit"]),
     ]
     code = subprocess.run(

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Wall time of queueops.fleet.rollback beside a hand-written playbook of built-in modules, measured in turn.
+"""Wall time of queueops.fleet.rollback beside a hand-written playbook of built-in modules and beside the physical floor, measured in turn.
 
+The floor is what no rollback can do without: one ``ping`` round over the fleet, the longest task in flight, one restart of the service.
 Before each measured run the fleet is brought to release 2 again, with tasks being published all the while; that is not measured.
-Prints a Markdown table, and writes it to build/bench/rollback.md.
+Prints a Markdown table, and writes it to build/bench/rollback-<hosts>.md.
 """
 
 from __future__ import annotations
@@ -20,34 +21,55 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRATCH = Path(os.environ["QUEUEOPS_SCRATCH"])
-WORKERS = ("worker1", "worker2", "worker3")
 
 OURS = ["queueops.fleet.rollback", "-e", "release=1"]
 BY_HAND = [str(ROOT / "tests" / "benchmarks" / "rollback_by_hand.yml")]
 
-
-def inventory() -> str:
-    """An inventory of the scenario's hosts, with the scenario's group_vars."""
-    folder = ROOT / "build" / "bench" / "inventory"
-    folder.mkdir(parents=True, exist_ok=True)
-    groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {
-        "workers": {"hosts": {name: {} for name in WORKERS}},
-        "brokers": {"hosts": {"broker": {}}},
-    }
-    (folder / "hosts.json").write_text(json.dumps(groups), encoding="utf-8")
-    group_vars = folder / "group_vars"
-    if not group_vars.is_symlink():
-        group_vars.symlink_to(ROOT / "molecule" / "default" / "group_vars")
-    return str(folder)
+#: The longest task of the example application, s (work_s in molecule/shared/files/producer.py).
+LONGEST_TASK_S = 1.2
 
 
-def play(*arguments: str) -> float:
-    """Run ``ansible-playbook``; return its wall time, s. A failure ends the benchmark."""
-    began = time.monotonic()
-    done = subprocess.run(["ansible-playbook", "-i", inventory(), "-f", "10", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return time.monotonic() - began
+class Fleet:
+    """The scenario's hosts, and how they are reached from here."""
+
+    def __init__(self, hosts: int, group_vars: Path) -> None:
+        self.workers = [f"worker{number}" for number in range(1, hosts + 1)]
+        self._forks = str(hosts + 1)
+        folder = ROOT / "build" / "bench" / f"inventory-{hosts}"
+        folder.mkdir(parents=True, exist_ok=True)
+        groups = {"workers": {"hosts": {name: {} for name in self.workers}}, "brokers": {"hosts": {"broker": {}}}}
+        (folder / "hosts.json").write_text(json.dumps(groups), encoding="utf-8")
+        link = folder / "group_vars"
+        link.unlink(missing_ok=True)
+        link.symlink_to(group_vars)
+        self._inventory = str(folder)
+
+    def timed(self, program: str, *arguments: str) -> float:
+        """Run ``ansible-playbook`` or ``ansible``; its wall time, s. A failure ends the benchmark."""
+        began = time.monotonic()
+        command = [program, "-i", self._inventory, "-f", self._forks, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return time.monotonic() - began
+
+    def play(self, *arguments: str) -> float:
+        return self.timed("ansible-playbook", *arguments)
+
+    def floor(self) -> float:
+        """The physical floor, s."""
+        ping = self.timed("ansible", "workers", "-m", "ansible.builtin.ping")
+        began = time.monotonic()
+        on(self.workers[0], "systemctl restart mailer@1")
+        return ping + LONGEST_TASK_S + time.monotonic() - began
+
+    def calls_since(self, moment: str) -> int:
+        """The most Ansible modules that a worker host has run since then, by its own system log."""
+        count = f"journalctl --since '{moment}' --output cat --grep 'Invoked with' | wc -l"
+        return max(int(on(host, count)) for host in self.workers)
+
+    def now(self) -> str:
+        return on(self.workers[0], "date '+%Y-%m-%d %H:%M:%S.%N' | cut -c-26")
 
 
 def on(host: str, command: str) -> str:
@@ -56,52 +78,54 @@ def on(host: str, command: str) -> str:
     return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def module_calls(host: str, since: str) -> int:
-    """How many Ansible modules the host has run since then, by its own system log."""
-    return int(on(host, f"journalctl --since '{since}' --output cat --grep 'Invoked with' | wc -l"))
-
-
 def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> int:
-    """Measure in turn, so that both see the same noise; print the table."""
+    """Measure in turn, so that all see the same noise; print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--hosts", type=int, required=True)
+    parser.add_argument("--group-vars", type=Path, required=True)
+    options = parser.parse_args()
+    fleet = Fleet(options.hosts, options.group_vars)
 
-    for host in WORKERS:
+    for host in fleet.workers:
         on(host, "mkdir -p /var/backups/mailer/1 && cp -a /etc/mailer/. /var/backups/mailer/1/")
     on("broker", "mkdir -p /var/backups/mailer && echo 1 > /var/backups/mailer/known_good")
-    play("queueops.fleet.deploy", "-e", "version=3.0.0")
+    fleet.play("queueops.fleet.deploy", "-e", "version=3.0.0")
 
-    ours, by_hand, calls = [], [], {}
-    for _round in range(rounds):
+    ours, by_hand, floor, calls = [], [], [], {"ours": 0, "by hand": 0}
+    for _round in range(options.rounds):
         # What is measured is neither the way there nor the gate on it.
-        since = on("worker1", "date '+%Y-%m-%d %H:%M:%S.%N' | cut -c-26")
-        ours.append(play(*OURS))
-        calls["queueops.fleet.rollback"] = max(module_calls(host, since) for host in WORKERS)
-        play("queueops.fleet.deploy", "-e", "release=2")
-        since = on("worker1", "date '+%Y-%m-%d %H:%M:%S.%N' | cut -c-26")
-        by_hand.append(play(*BY_HAND))
-        calls["by hand"] = max(module_calls(host, since) for host in WORKERS)
-        play("queueops.fleet.deploy", "-e", "release=2")
+        since = fleet.now()
+        ours.append(fleet.play(*OURS))
+        calls["ours"] = max(calls["ours"], fleet.calls_since(since))
+        floor.append(fleet.floor())
+        fleet.play("queueops.fleet.deploy", "-e", "release=2")
+        since = fleet.now()
+        by_hand.append(fleet.play(*BY_HAND))
+        calls["by hand"] = max(calls["by hand"], fleet.calls_since(since))
+        fleet.play("queueops.fleet.deploy", "-e", "release=2")
 
-    ratios = [mine / theirs for mine, theirs in zip(ours, by_hand, strict=True)]
+    to_hand = [mine / theirs for mine, theirs in zip(ours, by_hand, strict=True)]
+    to_floor = [mine / least for mine, least in zip(ours, floor, strict=True)]
     rows = [
-        "| playbook | wall time, s: median (range) | module calls on a worker host |",
+        f"| {options.hosts} hosts | wall time, s: median (range) | module calls on a worker host |",
         "| --- | --- | --- |",
-        f"| `queueops.fleet.rollback` | {spread(ours)} | {calls['queueops.fleet.rollback']} |",
+        f"| `queueops.fleet.rollback` | {spread(ours)} | {calls['ours']} |",
         f"| by hand, built-in modules | {spread(by_hand)} | {calls['by hand']} |",
-        f"| ratio, pair by pair, {rounds} pairs | {spread(ratios)} | |",
+        f"| physical floor: a ping round, the longest task, a restart | {spread(floor)} | |",
+        f"| ours to by hand, pair by pair, {options.rounds} pairs | {spread(to_hand)} | |",
+        f"| ours to the floor, pair by pair | {spread(to_floor)} | |",
     ]
     text = "\n".join(rows) + "\n"
-    target = ROOT / "build" / "bench" / "rollback.md"
+    target = ROOT / "build" / "bench" / f"rollback-{options.hosts}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     print(text)
-    return 0 if calls["queueops.fleet.rollback"] <= 3 else 1
+    return 0 if calls["ours"] <= 3 else 1
 
 
 if __name__ == "__main__":
