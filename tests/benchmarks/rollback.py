@@ -37,7 +37,10 @@ class Fleet:
         self._forks = str(hosts + 1)
         folder = ROOT / "build" / "bench" / f"inventory-{hosts}"
         folder.mkdir(parents=True, exist_ok=True)
-        groups = {"workers": {"hosts": {name: {} for name in self.workers}}, "brokers": {"hosts": {"broker": {}}}}
+        groups: dict[str, dict[str, dict[str, dict[str, str]]]] = {
+            "workers": {"hosts": {name: {} for name in self.workers}},
+            "brokers": {"hosts": {"broker": {}}},
+        }
         (folder / "hosts.json").write_text(json.dumps(groups), encoding="utf-8")
         link = folder / "group_vars"
         link.unlink(missing_ok=True)
