@@ -110,7 +110,7 @@ def redrive_rules(rules: list[Rule], source: str, queue: dict[str, Any], to: str
             # A task that failed for another reason under some version before is left as it is.
             under = list(dict.fromkeys(version for version in (to, away) if version)) if source == "failed" and versions else [None]
             found += [_redrive(rule, "park", version) for version in under]
-    if away and source != "abandoned":
+    if away:
         found += _for_a_rollback(rules, source, away if versions else None)
     return found
 

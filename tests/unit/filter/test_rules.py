@@ -55,8 +55,9 @@ def test_what_a_queue_system_cannot_tell_is_refused_by_name() -> None:
     assert queued.startswith("Rule letters: The queue system rabbitmq has no source queued")
 
 
-def rules_of(source: str, to: str, away: str = "", *rules: dict[str, Any], queue: dict[str, Any] = RQ) -> list[dict[str, Any]]:
-    return [rule for place in redrive_places(queue, list(rules), [source], to, away) for rule in place["rules"]]
+def rules_of(source: str, to: str, away: str = "", *rules: dict[str, Any], backend: str = "rq") -> list[dict[str, Any]]:
+    places = redrive_places(dict(RQ, backend=backend), list(rules), [source], to, away)
+    return [rule for place in places for rule in place["rules"]]
 
 
 def test_without_a_rule_a_rollback_puts_back_what_the_bad_version_failed() -> None:
@@ -65,7 +66,7 @@ def test_without_a_rule_a_rollback_puts_back_what_the_bad_version_failed() -> No
     # Rules for what else there is do not change that.
     assert rules_of("failed", "2.0.1", "2.0.0", LETTERS) == asked
     # Where the system does not record the version, and where the bad one is not known, there is nothing to choose by.
-    assert rules_of("failed", "1.0.0", "2.0.0", queue=dict(RQ, backend="sidekiq")) == []
+    assert rules_of("failed", "1.0.0", "2.0.0", backend="sidekiq") == []
     assert rules_of("failed", "1.0.0") == rules_of("queued", "1.0.0", "2.0.0") == []
 
 

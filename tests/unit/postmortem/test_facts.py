@@ -198,7 +198,10 @@ def test_a_damaged_journal_is_not_told_of(rolled_back: Fleet) -> None:
 def test_what_rules_made_of_tasks_is_told_by_rule(fleet: Fleet) -> None:
     fleet.deployed()
     fleet.open("deploy", version="2.0.0")
-    took = [{"name": "charges", "action": "compensate", "matched": 2, "moved": 2}, {"name": "x", "action": "dead_letter", "moved": None}]
+    took: list[dict[str, object]] = [
+        {"name": "charges", "action": "compensate", "matched": 2, "moved": 2},
+        {"name": "x", "action": "dead_letter", "moved": None},
+    ]
     fleet.add(5, "tasks_redriven", queue="mail", matched=3, moved=2, remaining=0, rules=took)
     fleet.add(6, "tasks_treated", queue="mail", source="queued", matched=5, moved=5, rules=[dict(took[0], action="park", moved=5)])
     facts = fleet.facts("op-0002-deploy")

@@ -353,7 +353,7 @@ def test_parked_tasks_are_nobodys_and_come_back(broker: Broker) -> None:
 
 def test_queued_tasks_are_found_however_far_apart_they_are(broker: Broker) -> None:
     rest, chosen = [], []
-    for _ in range(12):
+    for _round in range(12):
         rest += broker.publish(99)
         chosen += broker.publish(1, "fail")
     report = by_rules(broker, Rule(Match(task="tasks.fail"), "park"), source="queued")
