@@ -34,6 +34,7 @@ class ActionModule(ActionBase):
             options["results"],
             options["rules"],
             options["tasks"],
+            options["notes"],
         )
         result.update(
             changed=False,

@@ -89,6 +89,30 @@ def gates_seconds(found: list[Gate], waves: int) -> float:
     return sum(float(gate["timeout"]) for wave in range(waves) for gate in found if _decides(gate, wave, waves))
 
 
+def gates_told(found: list[Gate], waves: int) -> list[str]:
+    """The gates in words, for the plan.
+
+    :param found: what the filter P(queueops.fleet.gates#filter) gave.
+    :param waves: how many waves there are.
+    """
+    if not found:
+        return ["no gate: what is switched is confirmed, if its workers are healthy"]
+    return [_told(gate, waves) for gate in found]
+
+
+def _told(gate: Gate, waves: int) -> str:
+    after = [str(wave + 1) for wave in range(waves) if _decides(gate, wave, waves)]
+    against = " against the version beside it" if gate.get("compare") is not None else ""
+    limit = f", limit {gate['limit']:g}" if gate.get("limit") is not None else ""
+    bakes = "" if gate["metric"] == APPROVAL else ", bake %s s" % "/".join(f"{seconds:g}" for seconds in gate["bake"])
+    dry = ", dry run" if gate.get("dry_run") else ""
+    then = "pauses" if gate["on_inconclusive"] == "pause" else "rolls back"
+    waited = f"{bakes}, at most {gate['timeout']:g} s"
+    return (
+        f"gate {gate['name']} after wave {', '.join(after) or 'none'}: {gate['metric']}{against}{limit}{waited}{dry}; inconclusive {then}"
+    )
+
+
 def gates_skipped(impossible: list[Gate], wave: list[str]) -> list[dict[str, Any]]:
     """One journal event for each gate that cannot decide.
 
@@ -126,4 +150,5 @@ class FilterModule:
             "gates_of_wave": gates_of_wave,
             "gates_seconds": gates_seconds,
             "gates_skipped": gates_skipped,
+            "gates_told": gates_told,
         }

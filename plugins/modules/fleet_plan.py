@@ -70,6 +70,11 @@ options:
       - It changes from one second to the next, and is not part of the id.
     type: dict
     default: {}
+  notes:
+    description: What else a person has to know beforehand, a sentence each. Other ones give another id.
+    type: list
+    elements: str
+    default: []
   plan:
     description: The id of the plan that was read. Any other plan is refused.
     type: str

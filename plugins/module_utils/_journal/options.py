@@ -54,6 +54,7 @@ PLAN_OPTIONS: dict[str, Any] = {
     "results": {"type": "dict", "required": True},
     "rules": {"type": "list", "elements": "dict", "default": []},
     "tasks": {"type": "dict", "default": {}},
+    "notes": {"type": "list", "elements": "str", "default": []},
     "plan": {"type": "str"},
 }
 

@@ -42,6 +42,7 @@ class Plan:
     :ivar id: the same for the same plan: the journal's head, the release, and for each host what is live and what changes.
     :ivar pending: the hosts that have to be switched.
     :ivar cannot: the hosts that cannot be, or of which nothing is known.
+    :ivar notes: what else there is to know beforehand, one sentence each: its gates, and what becomes of it if its controller dies.
     :ivar tasks: what would become of tasks, counted: ``rows`` and ``notes`` as the filter ``foreseen_tasks`` makes them. Not part of the
         id, for it changes by the second; the rules themselves are.
     """
@@ -55,6 +56,7 @@ class Plan:
     pending: list[str]
     cannot: list[str]
     tasks: Mapping[str, Any]
+    notes: Sequence[str] = ()
 
     @property
     def changes(self) -> bool:
@@ -65,12 +67,12 @@ class Plan:
         return [asdict(step) for step in self.steps]
 
     def text(self) -> str:
-        """The table in aligned plain text, then what becomes of tasks where anything is done, without a newline at its end."""
+        """The table in aligned plain text; where anything is done, what becomes of tasks, and the notes. Without a newline at its end."""
         goes = _named(self.target, self.version)
         rows = [
             [step.host, step.found, goes, "CANNOT: %s" % step.cannot if step.cannot else step.changes or "nothing"] for step in self.steps
         ]
-        return "\n".join([aligned([list(COLUMNS), *rows]), *(self._tasks() if self.changes else [])])
+        return "\n".join([aligned([list(COLUMNS), *rows]), *([*self._tasks(), *self.notes] if self.changes else [])])
 
     def _tasks(self) -> list[str]:
         rows = [
@@ -103,6 +105,7 @@ def plan(
     results: Mapping[str, Mapping[str, Any]],
     rules: Sequence[Mapping[str, Any]] = (),
     tasks: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Plan:
     """The plan of a deploy or a rollback.
 
@@ -111,9 +114,10 @@ def plan(
     :param results: host -> what ``worker_release`` with the phase ``prepared`` returned, in check mode or not; empty: did not answer.
     :param rules: what the fleet specification says of tasks.
     :param tasks: what they would take now, see :class:`Plan`.
+    :param notes: see :class:`Plan`; other ones make another plan.
     """
     steps = [_step(host, results.get(host) or {}) for host in dict.fromkeys(hosts)]
-    facts = [kind, head, target, version, {step.host: _facts(results.get(step.host) or {}) for step in steps}, list(rules)]
+    facts = [kind, head, target, version, {step.host: _facts(results.get(step.host) or {}) for step in steps}, list(rules), list(notes)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
     return Plan(
         digest[:DIGITS],
@@ -125,6 +129,7 @@ def plan(
         [step.host for step in steps if step.changes and not step.cannot],
         [step.host for step in steps if step.cannot],
         tasks or {},
+        list(notes),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.filter.gates import gates, gates_of_wave, gates_seconds, gates_skipped
+from ansible_collections.queueops.fleet.plugins.filter.gates import gates, gates_of_wave, gates_seconds, gates_skipped, gates_told
 
 
 def names(found: list[dict[str, Any]]) -> list[str]:
@@ -28,6 +28,15 @@ def test_each_gate_decides_after_its_waves_with_the_bake_time_of_the_wave() -> N
     assert [names(wave) for wave in waves] == [["a", "b", "c"], ["a", "c"], ["a"]]
     assert [wave[0]["bake"] for wave in waves] == [5.0, 9.0, 9.0]
     assert gates_seconds(found, 3) == 3 * 300 + 300 + 2 * 60
+
+
+def test_the_plan_tells_the_gates_in_words() -> None:
+    found = gates({"gates": [{"name": "a", "limit": 0.05, "bake": [5, 9]}, {"name": "b", "metric": "approval", "waves": "first"}]})
+    assert gates_told(found, 3) == [
+        "gate a after wave 1, 2, 3: failed_ratio, limit 0.05, bake 5/9 s, at most 300 s; inconclusive pauses",
+        "gate b after wave 1: approval, at most 300 s; inconclusive pauses",
+    ]
+    assert gates_told([], 3) == ["no gate: what is switched is confirmed, if its workers are healthy"]
 
 
 def test_the_versions_stand_in_queries_and_in_nothing_that_may_be_a_secret() -> None:
