@@ -18,12 +18,14 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from rq import Queue
 
 from tests.unit.http_server import Server
 from tests.unit.notify.conftest import SECRET, MailServer, free_port
 from tests.unit.playbooks.conftest import Fleet, must
+from tests.unit.playbooks.test_resume import after, killed
 
 
 @contextmanager
@@ -178,6 +180,21 @@ def test_where_nobody_can_be_told_the_operation_ends_as_it_would_and_says_so(dep
         assert deployed.releases() == [1, 1]
         must(deployed.run("rollback"))
         assert (len(web.seen), len(mail.mails)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("do", "told"),
+    [
+        ("finish", ["mailer: deploy of release 2 (1.1.0) taken over", "mailer: deploy of release 2 (1.1.0): confirmed"]),
+        ("undo", ["mailer: ROLLING BACK the deploy of release 2 (1.1.0)", "mailer: deploy of release 2 (1.1.0): rolled back"]),
+    ],
+)
+def test_people_are_told_of_what_a_dead_controller_left_open(deployed: Fleet, do: str, told: list[str]) -> None:
+    killed(deployed, "deploy", after(2), version="1.1.0")
+    with servers() as (web, mail):
+        deployed.specification["notify"] = named(web, mail)
+        done = deployed.run("resume", takeover="true", do=do)
+        assert subjects(mail.mails) == told, done.stdout
 
 
 def test_a_channel_that_cannot_work_is_refused_before_anything_changes(deployed: Fleet) -> None:
