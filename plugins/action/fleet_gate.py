@@ -68,7 +68,7 @@ class ActionModule(WaitingAction):
                 told = "%s; cannot look, trying again: %s" % (told, answer.missed)
                 verdict = tally.verdict(elapsed)
             if verdict is None:
-                self._rest(min(pause, rule.timeout - elapsed), "%s: %s" % (title, told))
+                self._rest(min(pause, rule.timeout - elapsed), title, told, tally.bake_left(elapsed))
                 pause = params["interval"] or min(pause * 1.5, 1.0)
         word = "would be " + verdict.verdict if params["dry_run"] else verdict.verdict
         self.line("%s: %s: %s" % (title, word, verdict.reason), last=True)
@@ -87,13 +87,17 @@ class ActionModule(WaitingAction):
         )
         return result
 
-    def _rest(self, seconds: float, told: str) -> None:
+    def _rest(self, seconds: float, title: str, told: str, bake_left: float | None) -> None:
         """Wait for the next look, and never in silence."""
-        end = time.monotonic() + seconds
-        self.line(told)
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, LINE_S))
-            self.line(told)
+        began = time.monotonic()
+        while True:
+            rested = time.monotonic() - began
+            left = None if bake_left is None else max(bake_left - rested, 0.0)
+            facts = {"kind": "gate", "title": title, "text": told, "bake_left": left}
+            self.line("%s: %s" % (title, told), facts=facts)
+            if rested >= seconds:
+                return
+            time.sleep(min(seconds - rested, LINE_S))
 
 
 def _title(params: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible.module_utils.common.validation import check_type_float
+from ansible.module_utils.common.validation import check_type_bool, check_type_float
 from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import QUEUE_SPEC
 from ansible_collections.queueops.fleet.plugins.plugin_utils._waiting import WaitingAction, thinned
 
@@ -25,6 +25,7 @@ class ActionModule(WaitingAction):
             return dict(result, **answer.result)
         result.update(answer.result)
         timeout = check_type_float(self._task.args.get("timeout", 60.0))
+        include_queued = check_type_bool(self._task.args.get("include_queued", False))
         where = "%s at %s" % (", ".join(state["name"] for state in result["queues"]), self.where(variables))
         points: list[dict[str, Any]] = []
         pause = 0.05
@@ -41,9 +42,12 @@ class ActionModule(WaitingAction):
                     result.update(_out_of_time(where, result, waited, answer.missed))
                 break
             if answer.missed is None:
-                self.line("drain %s: %s%s" % (where, _describe(result), _speed(points)))
+                facts = {"kind": "drain", "title": where, "text": _describe(result), "queues": result["queues"]}
+                facts.update(_left(points, include_queued))
+                self.line("drain %s: %s%s" % (where, _describe(result), _speed(points)), facts=facts)
             else:
-                self.line("drain %s: cannot look, trying again: %s" % (where, answer.missed))
+                missed = "cannot look, trying again: %s" % answer.missed
+                self.line("drain %s: %s" % (where, missed), facts={"kind": "drain", "title": where, "text": missed})
             time.sleep(min(pause, timeout - waited))
             pause = min(pause * 2, 1.0)
             answer = self.look(variables, timeout=max(0.0, timeout - (time.monotonic() - began)))
@@ -111,6 +115,14 @@ def _speed(points: list[dict[str, Any]]) -> str:
     if last["queued"]:
         text += ", about %.0f s for what is queued" % ((last["queued"] + last["executing"]) / rate)
     return text
+
+
+def _left(points: list[dict[str, Any]], include_queued: bool) -> dict[str, Any]:
+    """What the drain waits for, of how much, and how long it may take at the speed so far: None while nothing became less."""
+    counts = [point["executing"] + (point["queued"] if include_queued else 0) for point in points]
+    seconds, fewer = points[-1]["at"] - points[0]["at"], counts[0] - counts[-1]
+    estimate = counts[-1] * seconds / fewer if seconds >= 1 and fewer > 0 else None
+    return {"left": counts[-1], "most": max(counts), "seconds_left": estimate}
 
 
 def _out_of_time(where: str, result: dict[str, Any], waited: float, missed: str | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The live board: what happens to the fleet, in operators' words, one line at a time."""
+"""The live board: what happens to the fleet, in operators' words; on a terminal with a screen that is drawn in place."""
 
 from __future__ import annotations
 
@@ -18,8 +18,30 @@ description:
   - With C(-v) the names of the tasks are shown as well, with C(-vv) the results too. From C(-vvv) on everything is shown as by
     P(ansible.builtin.default#callback).
   - With C(--diff) differences are shown as by P(ansible.builtin.default#callback).
+  - On a terminal the lines scroll by above a screen of the fleet as it is now - the operation, what is under way on which hosts and since
+    when, each host's phases, the queues, how far a drain is, a gate's last samples. The lines stay above when the run is over, and so does
+    the last screen. The lines of a gate or a drain that goes on watching are on the screen alone; their results are lines as ever.
+  - Elsewhere - in a file, a pipe, AWX - there are only lines. What takes long is told every O(quiet_limit) seconds, and each line is shown
+    at once.
+  - While a task or a play asks something (M(ansible.builtin.pause), C(vars_prompt), C(--step)), nothing is drawn. A question that a program
+    puts to the terminal past Ansible, as C(ssh) does for an unknown host key, is not noticed - let O(screen=false) where that can be.
   - Any task can put a line of its own on the board, by a result with the key C(board). It is a dictionary with C(text) (a text or a list
     of texts), C(subject) (what it is about, by default the host) and C(tone) (V(plain), V(good), V(warn) or V(bad)).
+options:
+  quiet_limit:
+    description: After so many seconds without a line, one says what is waited for. At least V(1).
+    type: float
+    default: 10
+    env: [{name: QUEUEOPS_BOARD_QUIET_LIMIT}]
+    ini: [{section: callback_queueops_board, key: quiet_limit}]
+    version_added: 0.1.0
+  screen:
+    description: Whether there is a screen where the output is a terminal that can show one. From C(-vvv) on there never is.
+    type: bool
+    default: true
+    env: [{name: QUEUEOPS_BOARD_SCREEN}]
+    ini: [{section: callback_queueops_board, key: screen}]
+    version_added: 0.1.0
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -35,363 +57,44 @@ ansible.cfg: |
   stdout_callback = queueops.fleet.board
 """
 
+import atexit
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import ansible.constants as settings
 import ansible.context as cli
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
-
-_OURS = "queueops.fleet."
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.colors import COLORS
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.fleet import PHASES, FleetNow, Running
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.line import Line
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.output import Output
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.picture import picture, waiting
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.recap import Recap
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.screen import Screen, can_draw
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.seen import Seen
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.text import Row
+from ansible_collections.queueops.fleet.plugins.plugin_utils._board.words import (
+    WORDS,
+    board_lines,
+    changed_or_not,
+    sentence,
+    unreachable,
+    verdict_lines,
+)
+from ansible_collections.queueops.fleet.plugins.plugin_utils._told import Told
 
 #: Built-in tasks whose failure is a sentence for the operator, and no more than that.
 _SENTENCES = ("ansible.builtin.fail", "ansible.builtin.assert", "ansible.builtin.validate_argument_spec")
-
-_COLORS = {
-    "plain": None,
-    "good": settings.COLOR_OK,
-    "change": settings.COLOR_CHANGED,
-    "warn": settings.COLOR_WARN,
-    "bad": settings.COLOR_ERROR,
-    "lost": settings.COLOR_UNREACHABLE,
-    "dim": settings.COLOR_SKIP,
-}
-
-#: What an error's code is called on the board.
-_CODES = {
-    "refused": "REFUSED",
-    "not_found": "REFUSED",
-    "missing_library": "REFUSED",
-    "conflict": "REFUSED",
-    "damaged": "JOURNAL DAMAGED",
-    "unavailable": "NO ANSWER",
-    "out_of_time": "OUT OF TIME",
-    "put_back": "PUT BACK",
-    "half_done": "HALF DONE",
-}
-
-#: The post-mortem's times that have room on the board.
-_TIMES = {"detect": "detect_s", "decide": "decide_s", "revert": "revert_s"}
-
-#: How ansible-core 2.19 begins the message of an unreachable host.
-_TASK_FAILED = "Task failed: "
 
 #: Columns: the least that a wrapped sentence gets, the most that the first column takes, and the line where no terminal is.
 _NARROWEST = 60
 _WIDEST_SUBJECT = 24
 _WIDTH_WITHOUT_TERMINAL = 120
-
-
-@dataclass
-class Line:
-    """One line of the board.
-
-    :ivar subject: what it is about: a host, a queue, a fleet. Empty for the host that the result is from.
-    """
-
-    text: str
-    tone: str = "plain"
-    subject: str = ""
-
-
-@dataclass
-class Seen:
-    """A result, alike for every ansible-core.
-
-    :ivar name: our module's name without the collection, empty for a task of another collection.
-    :ivar args: the task's arguments, templated.
-    """
-
-    host: str
-    task: Any
-    action: str
-    name: str
-    data: dict[str, Any]
-    args: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, result: Any) -> Seen:
-        # ansible-core 2.19 made these attributes public; 2.18 only has the private names.
-        task = result.task if hasattr(result, "task") else result._task
-        host = result.host if hasattr(result, "host") else result._host
-        data = result.result if hasattr(result, "result") else result._result
-        fields = result.task_fields if hasattr(result, "task_fields") else result._task_fields
-        action = str(getattr(task, "resolved_action", None) or task.action)
-        args = fields.get("args") if isinstance(fields, Mapping) else None
-        return cls(
-            host.get_name(),
-            task,
-            action,
-            action[len(_OURS) :] if action.startswith(_OURS) else "",
-            data,
-            args if isinstance(args, Mapping) else {},
-        )
-
-    @property
-    def where(self) -> str:
-        """The host that the task really ran on."""
-        return str(self.task.delegate_to or self.host)
-
-    @property
-    def checking(self) -> bool:
-        return bool(self.task.check_mode)
-
-    @property
-    def hidden(self) -> bool:
-        return bool(self.data.get("censored") or self.data.get("_ansible_no_log"))
-
-
-# -- words ------------------------------------------------------------------------------------------------------------
-
-
-def _many(count: Any, one: str) -> str:
-    return f"{count} {one}" if count == 1 else f"{count} {one}s"
-
-
-def _seconds(value: Any) -> str:
-    if not isinstance(value, (int, float)):
-        return "?"
-    return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
-
-
-def _known(value: Any) -> str:
-    return "not known" if value is None else str(value)
-
-
-def _part(data: Any, name: str) -> Mapping[str, Any]:
-    value = data.get(name) if isinstance(data, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-def _entries(data: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    value = data.get(name)
-    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
-
-
-def _release_name(number: Any, version: Any) -> str:
-    return f"release {number} ({version})" if version else f"release {number}"
-
-
-def _board_lines(seen: Seen) -> Iterator[Line]:
-    board = seen.data["board"]
-    texts = board.get("text") or []
-    for text in [texts] if isinstance(texts, str) else texts:
-        tone = board.get("tone", "plain")
-        yield Line(str(text), tone if tone in _COLORS else "plain", str(board.get("subject") or ""))
-
-
-# -- what our modules did ---------------------------------------------------------------------------------------------
-
-
-def _worker_release(seen: Seen) -> Iterator[Line]:
-    data = seen.data
-    live, release = _part(data, "live"), _part(data, "release")
-    phase = str(seen.args.get("phase") or live.get("phase") or "")
-    number = release.get("number", live.get("release"))
-    name = _release_name(number, release.get("version") or live.get("version"))
-    changed, pending = bool(data.get("changed")), bool(data.get("pending"))
-    words, tone = _phase_words(phase, changed, pending, seen.checking)
-    figures = [] if phase == "prepared" else _switch_figures(live, _part(data, "timings"))
-    if phase == "prepared" and pending and live.get("release") is not None:
-        figures = ["live is " + _release_name(live.get("release"), live.get("version"))]
-    yield Line(f"{name:<20}  {words:<13}  {', '.join(figures)}".rstrip(), tone, seen.where)
-
-
-def _phase_words(phase: str, changed: bool, pending: bool, checking: bool) -> tuple[str, str]:
-    if phase == "prepared":
-        if not pending:
-            return "already live", "good"
-        return ("would be prepared" if checking else "prepared") if changed else "can be switched to", "plain"
-    done = {"active": "active", "confirmed": "confirmed", "reverted": "live again"}.get(phase, phase)
-    if not changed:
-        return f"already {'live' if phase == 'reverted' else done}", "good"
-    return f"would be {done}" if checking else done, "change" if phase == "active" else "good"
-
-
-def _switch_figures(live: Mapping[str, Any], timings: Mapping[str, Any]) -> list[str]:
-    workers = _entries(live, "workers")
-    running = [worker for worker in workers if worker.get("state") == "running"]
-    figures = []
-    if workers:
-        all_run = len(running) == len(workers)
-        figures.append(_many(len(workers), "worker") if all_run else f"{len(running)} of {_many(len(workers), 'worker')} running")
-    words = {"drain": "drained", "swap": "switched", "start": "started"}
-    figures += [f"{words[step]} in {_seconds(timings[step])}" for step in words if step in timings]
-    until = live.get("confirm_until")
-    if isinstance(until, (int, float)):
-        figures.append(f"confirm by {time.strftime('%H:%M:%S', time.localtime(until))}")
-    return figures
-
-
-def _fleet_operation(seen: Seen) -> Iterator[Line]:
-    data = seen.data
-    fleet = str(data.get("fleet") or "fleet")
-    operation, state = data.get("operation"), _part(data, "state")
-    would = "would be " if seen.checking else ""
-    taken = _part(data, "taken_over")
-    if taken:
-        yield Line(f"{taken.get('id')} of {taken.get('actor')} {would}taken over", "warn", fleet)
-    if data.get("outcome") is None:
-        name = _release_name(data.get("target"), data.get("version"))
-        yield Line(f"{operation} {would}opened: to {name}, from release {data.get('from_release')}", "plain", fleet)
-        return
-    outcome = str(data["outcome"])
-    words = {"rolled_back": "rolled back", "nothing_to_do": "nothing to do", "failed": "FAILED"}.get(outcome, outcome)
-    tone = "bad" if outcome == "failed" else "good"
-    if outcome == "rolled_back" and data.get("kind") == "deploy":
-        tone = "warn"
-    verb = f"{would}closed" if data.get("changed") else "already was closed"
-    good = state.get("known_good")
-    known = "no release is known good" if good is None else f"known good is release {good}"
-    # After a failure the journal cannot say where the fleet is; the verdict does.
-    stands = "the hosts may differ" if outcome == "failed" else f"the fleet is on release {state.get('current')}"
-    yield Line(f"{operation} {verb}: {words}; {stands}, {known}", tone, fleet)
-
-
-def _fleet_journal_info(seen: Seen) -> Iterator[Line]:
-    state = _part(seen.data, "state")
-    fleet = str(seen.args.get("fleet") or "fleet")
-    if not seen.data.get("exists"):
-        yield Line("no journal yet: nothing was ever deployed", "plain", fleet)
-        return
-    good = state.get("known_good")
-    known = "no release is known good" if good is None else f"known good is release {good}"
-    yield Line(f"on release {state.get('current')}; {known}", "plain", fleet)
-    held = _part(state, "open_operation")
-    if held:
-        whence = f" from {held['controller']}" if held.get("controller") else ""
-        yield Line(f"held by {held.get('id')} since {held.get('opened_at')}, opened by {held.get('actor')}{whence}", "warn", fleet)
-
-
-def _fleet_plan(seen: Seen) -> Iterator[Line]:
-    cannot = bool(seen.data.get("cannot"))
-    yield Line(str(seen.data.get("msg")), "bad" if cannot else "change" if seen.data.get("changes") else "good", "plan")
-
-
-def _fleet_verdict(seen: Seen) -> Iterator[Line]:
-    failed = not seen.data.get("agree")
-    rows = str(seen.data.get("text") or "").splitlines()
-    good = [True] + [bool(row.get("ok")) for row in _entries(seen.data, "table")]
-    for row, ok in zip(rows, good, strict=False):
-        yield Line(row, "plain" if ok else "bad", "verdict")
-    if not failed:
-        yield Line(str(seen.data.get("msg")), "good", "verdict")
-
-
-def _fleet_gate(seen: Seen) -> Iterator[Line]:
-    data = seen.data
-    verdict = str(data.get("verdict", "inconclusive"))
-    tone = {"pass": "good", "fail": "bad"}.get(verdict, "warn")
-    samples = _entries(data, "samples")
-    text = f"{verdict.upper()}: {data.get('reason') or 'no reason was given'}"
-    if samples and not data.get("reason"):
-        last = samples[-1]
-        text += f" ({last.get('failed')} failed, {last.get('completed')} completed)"
-    yield Line(text, tone, str(seen.args.get("name") or "gate"))
-
-
-def _queue_redrive(seen: Seen) -> Iterator[Line]:
-    data = seen.data
-    abandoned = seen.args.get("source") == "abandoned"
-    if abandoned and not data.get("matched"):
-        return
-    conservation = _part(data, "conservation")
-    actions = _part(data, "by_action")
-    put_back = not set(actions) - {"requeue"}
-    done = "put back" if put_back else "treated by rules (%s)" % ", ".join(f"{name} {actions[name]}" for name in sorted(actions))
-    moved = f"would be {done}" if seen.checking else done
-    tasks = _many(data.get("matched"), "abandoned task" if abandoned else "matching task")
-    text = f"{data.get('moved')} of {tasks} {moved}, {data.get('remaining')} remain"
-    if data.get("skipped_count"):
-        text += f", {data['skipped_count']} left out"
-    # Nothing was moved in check mode, so there is nothing to prove.
-    proven = None if seen.checking else conservation.get("verdict")
-    if proven:
-        text += f"; conservation {proven}"
-    if proven == "unproven" and conservation.get("reason"):
-        text += f" ({conservation['reason']})"
-    tone = "warn" if proven == "unproven" else "change" if data.get("moved") else "good"
-    yield Line(text, tone, str(seen.args.get("queue") or "queue"))
-
-
-def _queue_info(seen: Seen) -> Iterator[Line]:
-    for queue in _entries(seen.data, "queues"):
-        words = ("queued", "executing", "scheduled", "failed", "dead_lettered")
-        figures = [f"{queue[word]} {word.replace('_', '-')}" for word in words if queue.get(word) is not None]
-        paused = ", PAUSED" if queue.get("paused") else ""
-        yield Line(", ".join(figures) + paused, "warn" if paused else "plain", str(queue.get("name")))
-    if isinstance(seen.data.get("workers"), list):
-        workers = _entries(seen.data, "workers")
-        versions = sorted({str(worker["version"]) for worker in workers if worker.get("version")})
-        yield Line(_many(len(workers), "worker") + (f", of version {', '.join(versions)}" if versions else ""), "plain", "workers")
-
-
-def _queue_drain(seen: Seen) -> Iterator[Line]:
-    data = seen.data
-    subject = ", ".join(seen.args.get("queues") or []) if isinstance(seen.args.get("queues"), list) else "queues"
-    if "drained" in data:
-        waited = f" after {_seconds(data['waited_s'])}" if "waited_s" in data else ""
-        yield Line(
-            f"{'drained' if data['drained'] else 'not drained'}{waited}: {_known(data.get('executing'))} executing, "
-            f"{_known(data.get('queued'))} queued",
-            "good" if data["drained"] else "warn",
-            subject,
-        )
-    elif "paused" in data:
-        would = "would be " if seen.checking and data.get("changed") else "" if data.get("changed") else "already "
-        yield Line(would + ("paused" if data["paused"] else "active"), "change" if data.get("changed") else "good", subject)
-
-
-def _config_snapshot(seen: Seen) -> Iterator[Line]:
-    snapshot = _part(seen.data, "snapshot")
-    if not seen.data.get("changed"):
-        yield Line("config unchanged since its last snapshot", "good", seen.where)
-        return
-    would = "would be " if seen.checking else ""
-    yield Line(f"config {would}recorded as snapshot {snapshot.get('label') or snapshot.get('id')}", "change", seen.where)
-
-
-def _fleet_postmortem(seen: Seen) -> Iterator[Line]:
-    facts = _part(seen.data, "facts")
-    times = _part(facts, "times")
-    told = [f"{name} {_seconds(times[key]) if times.get(key) is not None else 'not known'}" for name, key in _TIMES.items()]
-    yield Line(f"{seen.data.get('operation')}: {facts.get('sentence')}; {', '.join(told)}", "plain", str(seen.args.get("fleet") or "fleet"))
-
-
-def _changed_or_not(seen: Seen) -> Iterator[Line]:
-    """For a module of ours that has no words of its own yet."""
-    if seen.data.get("changed"):
-        would = "would change: " if seen.checking else "changed: "
-        yield Line(would + seen.task.get_name().strip(), "change", seen.where)
-
-
-def _nothing(seen: Seen) -> Iterator[Line]:
-    """What is written into the journal is told by the line of what happened."""
-    return iter(())
-
-
-_WORDS: dict[str, Callable[[Seen], Iterator[Line]]] = {
-    "worker_release": _worker_release,
-    "fleet_operation": _fleet_operation,
-    "fleet_journal": _nothing,
-    "fleet_journal_info": _fleet_journal_info,
-    "fleet_plan": _fleet_plan,
-    "fleet_postmortem": _fleet_postmortem,
-    "fleet_verdict": _fleet_verdict,
-    "fleet_gate": _fleet_gate,
-    "queue_redrive": _queue_redrive,
-    "queue_info": _queue_info,
-    "queue_drain": _queue_drain,
-    "config_snapshot": _config_snapshot,
-}
-
-
-# -- the plugin -------------------------------------------------------------------------------------------------------
 
 
 class CallbackModule(DefaultCallback):
@@ -404,13 +107,11 @@ class CallbackModule(DefaultCallback):
     def __init__(self) -> None:
         super().__init__()
         self._width = 8
-        #: host -> what its last answer said of its release.
-        self._stands: dict[str, str] = {}
-        #: host -> how its last task of ours ended, when it did not end well.
-        self._ill: dict[str, str] = {}
-        self._troubles: dict[str, int] = {}
-        #: host -> whether the verdict found it on the wanted release.
-        self._judged: dict[str, bool] = {}
+        self._recap = Recap()
+        self._fleet = FleetNow()
+        self._output: Output | None = None
+        # Results come on more than one thread; see Output on the lock.
+        self._lock = getattr(self._display, "_lock", None) or threading.RLock()
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -427,7 +128,7 @@ class CallbackModule(DefaultCallback):
         self._width = max(self._width, min(len(about), _WIDEST_SUBJECT))
         lead = f"{time.strftime('%H:%M:%S')}  {about:<{self._width}}  "
         text = _wrapped(line.text, len(lead)) if wrap else line.text.replace("\n", "\n" + " " * len(lead))
-        self._display.display((lead + text).rstrip(), color=_COLORS[line.tone], stderr=stderr)
+        self._display.display((lead + text).rstrip(), color=COLORS[line.tone], stderr=stderr)
 
     def _to_stderr(self) -> bool:
         return bool(self.get_option("display_failed_stderr"))
@@ -438,18 +139,73 @@ class CallbackModule(DefaultCallback):
         else:
             self._handle_warnings(seen.data)
 
+    # -- what is known at this moment -----------------------------------------------------------------------------
+
+    def _begin(self, play: Any) -> None:
+        """Take over what is shown, and the clock."""
+        # Who debugs talks to the terminal past us.
+        debugging = settings.ENABLE_TASK_DEBUGGER or str(play.strategy).endswith("debug")
+        drawing = self.get_option("screen") and can_draw() and not self._everything and not debugging
+        screen = Screen(self._picture) if drawing else None
+        limit = max(float(self.get_option("quiet_limit")), 1.0)
+        # A second playbook of the same command begins anew.
+        self._fleet = FleetNow()
+        self._output = Output(self._display, limit, self._tell_waiting, self._told, screen)
+        self._output.begin()
+        # Where the run is interrupted no callback is told.
+        atexit.register(self._end, "interrupted after")
+
+    def _end(self, how: str) -> None:
+        """The run is over; the last screen stays."""
+        atexit.unregister(self._end)
+        self._fleet.over = how
+        if self._output:
+            self._output.end()
+            self._output = None
+
+    def _picture(self, columns: int, rows: int) -> list[Row]:
+        return picture(self._fleet, columns, rows, time.time())
+
+    def _tell_waiting(self) -> None:
+        text = waiting(self._fleet.running, time.time()) or "no task is under way, the controller prepares the next one"
+        self._write(Line(text, "dim", "waiting"), wrap=True)
+
+    def _told(self, told: Told) -> None:
+        self._fleet.told(told.facts, time.time())
+
+    def _ended(self, seen: Seen, how: str) -> None:
+        with self._lock:
+            self._fleet.task_ended(seen, how, time.time())
+            if self._output:
+                self._output.changed()
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        if self._output and task.debugger not in (None, "never"):
+            self._output.end()
+        if task.action not in settings._ACTION_ALL_INCLUDES:
+            phase = task.args.get("phase") if (task.resolved_action or task.action) == "queueops.fleet.worker_release" else None
+            running = Running(str(task.name or task.action).strip(), time.time(), bool(task.run_once), phase if phase in PHASES else "")
+            with self._lock:
+                self._fleet.task_began(host.get_name(), running)
+        super().v2_runner_on_start(host, task)
+
     # -- plays and tasks ------------------------------------------------------------------------------------------
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
+        if self._output is None:
+            self._begin(play)
+        name = play.get_name().strip() or "play"
+        inventory = getattr(play.get_variable_manager(), "_inventory", None)
+        hosts = [host.get_name() for host in inventory.get_hosts(play.hosts)] if inventory is not None else []
+        with self._lock:
+            self._fleet.play_began(name, bool(play.check_mode), hosts, time.time())
         if self._everything:
             super().v2_playbook_on_play_start(play)
             return
         self._play = play
-        inventory = getattr(play.get_variable_manager(), "_inventory", None)
         if inventory is not None:
             names = [len(host.get_name()) for host in inventory.get_hosts()]
             self._width = max([self._width, *(min(length, _WIDEST_SUBJECT) for length in names)])
-        name = play.get_name().strip() or "play"
         check = "  (check mode: nothing is changed)" if play.check_mode else ""
         self._display.display(f"{time.strftime('%H:%M:%S')}  == {name} =={check}", color=settings.COLOR_HIGHLIGHT)
 
@@ -474,10 +230,11 @@ class CallbackModule(DefaultCallback):
     # -- results --------------------------------------------------------------------------------------------------
 
     def v2_runner_on_ok(self, result: Any) -> None:
+        seen = Seen.of(result)
+        self._ended(seen, "done")
         if self._everything:
             super().v2_runner_on_ok(result)
             return
-        seen = Seen.of(result)
         self._tell_warnings(result, seen)
         if not (seen.task.loop and "results" in seen.data):
             self._show(result, seen)
@@ -492,7 +249,7 @@ class CallbackModule(DefaultCallback):
 
     def _show(self, result: Any, seen: Seen, item: bool = False) -> None:
         if seen.name:
-            self._ill.pop(seen.host, None)
+            self._recap.well(seen.host)
         for line in self._lines(result, seen, item):
             self._write(line, seen.where)
         if self._verbosity >= 2 and not seen.hidden and seen.name:
@@ -502,10 +259,10 @@ class CallbackModule(DefaultCallback):
         if seen.hidden:
             return
         if isinstance(seen.data.get("board"), Mapping):
-            yield from _board_lines(seen)
+            yield from board_lines(seen)
         elif seen.name:
-            self._remember(seen)
-            yield from _WORDS.get(seen.name, _changed_or_not)(seen)
+            self._recap.remember(seen)
+            yield from WORDS.get(seen.name, changed_or_not)(seen)
         elif seen.action in settings._ACTION_DEBUG:
             self._clean_results(seen.data, seen.task.action)
             said = seen.data.get("msg")
@@ -517,29 +274,10 @@ class CallbackModule(DefaultCallback):
             would = "would change: " if seen.checking else "changed: "
             yield Line(f"{would}{seen.task.get_name().strip()}{label}", "change")
 
-    def _remember(self, seen: Seen) -> None:
-        """What the recap says of each host."""
-        if seen.name == "worker_release":
-            live = _part(seen.data, "live")
-            if live.get("release") is not None:
-                phase = live.get("phase")
-                self._stands[seen.host] = _release_name(live["release"], live.get("version")) + (
-                    f", {phase}" if phase not in (None, "confirmed") else ""
-                )
-        elif seen.name == "fleet_verdict":
-            for row in _entries(seen.data, "table"):
-                host = str(row.get("host"))
-                self._judged[host] = bool(row.get("ok"))
-                if row.get("ok"):
-                    self._stands[host] = _release_name(row.get("found"), seen.args.get("version"))
-                else:
-                    self._stands[host] = f"release {_known(row.get('found'))}, wanted {row.get('wanted')}: {row.get('reason')}"
-                    if self._ill.get(host) != "unreachable":
-                        self._ill[host] = "differs"
-
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         seen = Seen.of(result)
-        self._count_trouble(seen, "failed", lasting=bool(seen.name) or not ignore_errors)
+        self._ended(seen, "FAILED")
+        self._recap.trouble(seen, "failed", lasting=bool(seen.name) or not ignore_errors)
         if self._everything:
             super().v2_runner_on_failed(result, ignore_errors=ignore_errors)
             return
@@ -571,16 +309,13 @@ class CallbackModule(DefaultCallback):
     def _show_sentence(self, seen: Seen) -> None:
         data, stderr = seen.data, self._to_stderr()
         self._handle_warnings(data)
-        self._remember(seen)
+        self._recap.remember(seen)
         about = ""
         if seen.name == "fleet_verdict":
             about = "verdict"
-            for line in _fleet_verdict(seen):
+            for line in verdict_lines(seen):
                 self._write(line, stderr=stderr)
-        message = data["msg"]
-        text = "\n".join(str(part) for part in message) if isinstance(message, list) else str(message)
-        code = _CODES.get(str(_part(data, "error").get("code")), "FAILED")
-        self._write(Line(f"{code}  {text}", "bad", about), seen.where, stderr, wrap=True)
+        self._write(Line(sentence(data), "bad", about), seen.where, stderr, wrap=True)
         if data.get("assertion") is not None:
             self._write(Line(f"checked: {data['assertion']}", "dim"), seen.where, stderr, wrap=True)
         if self._verbosity >= 1:
@@ -589,30 +324,19 @@ class CallbackModule(DefaultCallback):
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         seen = Seen.of(result)
-        self._count_trouble(seen, "unreachable", lasting=True)
+        self._ended(seen, "LOST")
+        self._recap.trouble(seen, "unreachable", lasting=True)
         if self._everything:
             super().v2_runner_on_unreachable(result)
             return
         # The message says what the exception says; the place in the playbook is of no use when a host is down.
         self._handle_warnings(seen.data)
-        message = str(seen.data.get("msg") or "no reason was given").strip()
-        if message.startswith(_TASK_FAILED):
-            message = message[len(_TASK_FAILED) :]
-        self._write(Line(f"UNREACHABLE  {message}", "lost"), seen.where, self._to_stderr(), wrap=True)
+        self._write(Line(unreachable(seen.data), "lost"), seen.where, self._to_stderr(), wrap=True)
         if seen.task.ignore_unreachable:
             self._write(Line("the run goes on", "dim"), seen.where)
 
-    def _count_trouble(self, seen: Seen, how: str, lasting: bool) -> None:
-        # A verdict fails for the fleet, not for the host that happened to run it.
-        if seen.name == "fleet_verdict":
-            return
-        self._troubles[seen.host] = self._troubles.get(seen.host, 0) + 1
-        if lasting and seen.where == seen.host:
-            self._ill[seen.host] = how
-            if how == "unreachable":
-                self._stands.pop(seen.host, None)
-
     def v2_runner_on_skipped(self, result: Any) -> None:
+        self._ended(Seen.of(result), "skipped")
         self._skipped(result, super().v2_runner_on_skipped)
 
     def v2_runner_item_on_skipped(self, result: Any) -> None:
@@ -644,30 +368,17 @@ class CallbackModule(DefaultCallback):
     # -- the end --------------------------------------------------------------------------------------------------
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
+        self._end("the playbook has ended")
         if self._everything:
             super().v2_playbook_on_stats(stats)
             return
         self._display.display(f"{time.strftime('%H:%M:%S')}  == hosts ==", color=settings.COLOR_HIGHLIGHT)
         for host in sorted(stats.processed):
-            self._recap(host, stats.summarize(host))
+            self._write(self._recap.line(host, stats.summarize(host)))
         if stats.custom and self.get_option("show_custom_stats"):
             self._display.display(self._dump_results(stats.custom))
         if cli.CLIARGS.get("check") and self.get_option("check_mode_markers"):
             self._display.display(f"{time.strftime('%H:%M:%S')}  check mode: nothing was changed", color=settings.COLOR_HIGHLIGHT)
-
-    def _recap(self, host: str, summary: Mapping[str, int]) -> None:
-        how = self._ill.get(host) or ("failed" if summary.get("failures") else "ok")
-        if summary.get("unreachable"):
-            how = "unreachable"
-        elif self._judged.get(host):
-            # Proven to be well, even where the verdict on the others failed the run.
-            how = "ok"
-        tone = {"ok": "good", "unreachable": "lost"}.get(how, "bad")
-        stands = self._stands.get(host) or ("release not known" if how == "unreachable" else "")
-        troubles = self._troubles.get(host, 0)
-        if troubles and how == "ok":
-            stands = ", ".join(part for part in (stands, f"{_many(troubles, 'failure')} on the way") if part)
-        self._write(Line(f"{how:<11}  {stands}".rstrip(), tone, host))
 
 
 def _wrapped(text: str, indent: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.queueops.fleet.plugins.plugin_utils._told import Told
 
 display = Display()
 
@@ -59,12 +60,15 @@ class WaitingAction(ActionBase):
         retryable = bool(result.get("unreachable") or (result.get("error") or {}).get("retryable"))
         return Answer(result, str(result.get("msg", "no reason given")) if retryable else None)
 
-    def line(self, text: str, last: bool = False) -> None:
-        """Show a line, unless one was shown less than :data:`LINE_S` ago; the ``last`` one is always shown."""
+    def line(self, text: str, last: bool = False, facts: dict[str, Any] | None = None) -> None:
+        """Show a line, unless one was shown less than :data:`LINE_S` ago; the ``last`` one is always shown.
+
+        :param facts: the same as data, for the board; see :class:`._told.Told`.
+        """
         now = time.monotonic()
         if last or now - self._shown >= LINE_S:
             self._shown = now
-            display.display("%s  %s" % (time.strftime("%H:%M:%S"), text))
+            display.display(Told("%s  %s" % (time.strftime("%H:%M:%S"), text), facts, passing=not last))
 
 
 def thinned(points: list[dict[str, Any]], most: int = 200) -> list[dict[str, Any]]:

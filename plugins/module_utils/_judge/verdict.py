@@ -114,6 +114,12 @@ class Tally:
         self._errors_in_row += 1
         self._last_error = reason
 
+    def bake_left(self, elapsed: float) -> float | None:
+        """Seconds of the bake time that are still to go; None while it has not begun."""
+        if self._baking_since is None:
+            return None
+        return max(self._rule.bake - (elapsed - self._baking_since), 0.0)
+
     def verdict(self, elapsed: float) -> Verdict | None:
         """The verdict; None while it is too early for one."""
         rule, newest = self._rule, self.newest

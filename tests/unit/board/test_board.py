@@ -1,214 +1,16 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The board as ansible-playbook shows it. Only what the hosts answer is made up; the journal and the verdict are real."""
+"""The board as ansible-playbook shows it where there is no terminal. Only what the hosts answer is made up."""
 
 from __future__ import annotations
 
-import os
-import pty
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.callback import board
 
-ANSWERING = """\
-from ansible.plugins.action import ActionBase
-
-
-class ActionModule(ActionBase):
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp=None, task_vars=None):
-        result = super().run(tmp, task_vars)
-        result.update(self._task.args["answer"])
-        return result
-"""
-
-INVENTORY = """\
-[mailer]
-worker1
-worker2
-worker3
-
-[mailer:vars]
-ansible_connection=local
-ansible_python_interpreter={python}
-"""
-
-PLAYBOOK = """\
-- name: Deploy mailer
-  hosts: mailer
-  gather_facts: false
-  vars:
-    running:
-      - {name: "mail:0", pid: 1, state: running, version: 2.0.0}
-      - {name: "mail:1", pid: 2, state: running, version: 2.0.0}
-    state_dir: "{{ folder }}/state"
-  tasks:
-    - name: Read the journal
-      queueops.fleet.fleet_journal_info: {fleet: mailer, state_dir: "{{ state_dir }}"}
-      run_once: true
-    - name: Open the operation
-      queueops.fleet.fleet_operation:
-        {fleet: mailer, state_dir: "{{ state_dir }}", state: opened, kind: deploy, version: 2.0.0, actor: alice@ctl1}
-      run_once: true
-      register: opened
-    - name: Forget nothing
-      ansible.builtin.set_fact: {kept: true}
-    - name: Skip this
-      ansible.builtin.command: /bin/false
-      when: false
-    - name: Switch
-      queueops.fleet.worker_release:
-        phase: active
-        answer:
-          changed: true
-          release: {number: 1, version: 2.0.0}
-          live: {release: 1, version: 2.0.0, phase: confirmed, workers: "{{ running }}"}
-          timings: {drain: 1.23, swap: 0.1, start: 2.0}
-      register: answered
-    - name: A warning
-      queueops.fleet.worker_release:
-        phase: confirmed
-        answer: {changed: false, warnings: [the broker is slow], live: {release: 1, version: 2.0.0, phase: confirmed}}
-      run_once: true
-    - name: A line of its own
-      queueops.fleet.worker_release: {answer: {board: {subject: broker, text: [maxmemory is near, look at it], tone: warn}}}
-      run_once: true
-    - name: A secret
-      queueops.fleet.worker_release: {phase: active, answer: {changed: true, release: {number: 77}}}
-      no_log: true
-      run_once: true
-    - name: Bad things
-      when: bad | bool
-      block:
-        - name: A host that puts itself back
-          queueops.fleet.worker_release:
-            phase: active
-            answer:
-              failed: true
-              msg: >-
-                Switching worker2 to release 1 failed: the worker mail:0 ended with status 3 within 0.4 s of its start.
-                worker2 is back on release 0 (version 0.9.0), code and config. Mend the cause, then run again.
-              error: {code: put_back}
-              live: {release: 0, version: 0.9.0, phase: confirmed}
-          when: inventory_hostname == "worker2"
-          ignore_errors: true
-        - name: A host that is down
-          queueops.fleet.worker_release: {phase: active, answer: {unreachable: true, msg: no route to host}}
-          when: inventory_hostname == "worker3"
-          ignore_unreachable: true
-        - name: A broken command
-          ansible.builtin.command: ls /does-not-exist
-          ignore_errors: true
-          check_mode: false
-          run_once: true
-        - name: A module that dies
-          queueops.fleet.worker_release: {answer: {failed: true, msg: MODULE FAILURE, module_stderr: Traceback of ours}}
-          ignore_errors: true
-          run_once: true
-        - name: One item that fails
-          queueops.fleet.queue_redrive:
-            queue: "{{ item }}"
-            answer: {failed: true, msg: "The broker of {{ item }} did not answer.", error: {code: unavailable}}
-          loop: [letters]
-          ignore_errors: true
-          run_once: true
-        - name: A refusal of the playbook
-          ansible.builtin.assert: {that: 1 == 2, fail_msg: "No version was named. Run with -e version=<version>.", quiet: true}
-          ignore_errors: true
-          run_once: true
-    - name: Gate
-      queueops.fleet.fleet_gate:
-        answer: {verdict: "{{ bad | bool | ternary('fail', 'pass') }}", reason: "31 of 90 failed (34.4 %, limit 5.0 %)"}
-      run_once: true
-    - name: Put back
-      queueops.fleet.queue_redrive:
-        queue: "{{ item }}"
-        answer: {changed: true, matched: 31, moved: 31, remaining: 0, conservation: {verdict: proven}}
-      loop: [mail, sms]
-      run_once: true
-    - name: Treat by rules
-      queueops.fleet.queue_redrive:
-        queue: bulk
-        answer: {changed: true, matched: 7, moved: 7, remaining: 0, by_action: {requeue: 2, park: 5}}
-      run_once: true
-    - name: Queues
-      queueops.fleet.queue_info:
-        answer: {queues: [{name: mail, queued: 12, executing: 3, dead_lettered: null, paused: true}], workers: [{version: 2.0.0}]}
-      run_once: true
-    - name: Close the operation
-      queueops.fleet.fleet_operation:
-        fleet: mailer
-        state_dir: "{{ state_dir }}"
-        state: closed
-        operation: "{{ opened.operation }}"
-        outcome: "{{ bad | bool | ternary('failed', 'confirmed') }}"
-        hosts: "{{ dict(groups['mailer'] | product([{'release': 1}])) }}"
-      run_once: true
-      when: not ansible_check_mode
-    - name: Say something
-      ansible.builtin.debug: {msg: hello from debug}
-      run_once: true
-    - name: Compare
-      queueops.fleet.fleet_verdict:
-        fleet: mailer
-        wanted: 1
-        version: 2.0.0
-        expected_hosts: "{{ groups['mailer'] }}"
-        results: "{{ {'worker1': answered, 'worker2': answered, 'worker3': bad | bool | ternary({'unreachable': true}, answered)} }}"
-      run_once: true
-"""
-
-
-class Stage:
-    """A copy of the collection by links, in which the modules that need hosts and brokers answer what the playbook says."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        real = Path(board.__file__).parents[2]
-        staged = folder / "ansible_collections" / "queueops" / "fleet"
-        (staged / "plugins" / "action").mkdir(parents=True)
-        for name in ("galaxy.yml", "meta"):
-            (staged / name).symlink_to(real / name)
-        for name in ("callback", "doc_fragments", "filter", "module_utils", "modules"):
-            (staged / "plugins" / name).symlink_to(real / "plugins" / name)
-        actions = staged / "plugins" / "action"
-        (actions / "fleet_verdict.py").symlink_to(real / "plugins" / "action" / "fleet_verdict.py")
-        for name in ("worker_release", "fleet_gate", "queue_redrive", "queue_info"):
-            (actions / f"{name}.py").write_text(ANSWERING)
-        (folder / "inventory.ini").write_text(INVENTORY.format(python=sys.executable))
-        (folder / "play.yml").write_text(PLAYBOOK)
-
-    def command(self, bad: bool, run: str, *options: str) -> list[str]:
-        own = self.folder / run
-        own.mkdir()
-        program = str(Path(sys.executable).with_name("ansible-playbook"))
-        return [program, "-i", "inventory.ini", "play.yml", "-e", f"folder={own}", "-e", f"bad={bad}", *options]
-
-    def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TERM") if name in os.environ}
-        return dict(
-            kept,
-            LC_ALL="C.UTF-8",
-            ANSIBLE_COLLECTIONS_PATH=str(self.folder),
-            ANSIBLE_STDOUT_CALLBACK="queueops.fleet.board",
-            ANSIBLE_HOME=str(self.folder / "home"),
-        )
-
-    def play(self, bad: bool, run: str, *options: str) -> subprocess.CompletedProcess[str]:
-        command = self.command(bad, run, *options)
-        return subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    return Stage(tmp_path_factory.mktemp("stage"))
+from tests.unit.board.stage import Stage
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +42,7 @@ def test_a_good_deploy_is_a_handful_of_lines(good_run: subprocess.CompletedProce
         "gate      PASS: 31 of 90 failed (34.4 %, limit 5.0 %)",
         "mail      31 of 31 matching tasks put back, 0 remain; conservation proven",
         "sms       31 of 31 matching tasks put back, 0 remain; conservation proven",
+        "bulk      7 of 7 matching tasks treated by rules (park 5, requeue 2), 0 remain",
         "bulk      7 of 7 matching tasks treated by rules (park 5, requeue 2), 0 remain",
         "mail      12 queued, 3 executing, PAUSED",
         "workers   1 worker, of version 2.0.0",
@@ -348,33 +151,3 @@ def test_vvv_shows_what_the_default_callback_shows(stage: Stage) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     for part in ("PLAY [Deploy mailer]", "TASK [Skip this]", "skipping: [worker1]", "PLAY RECAP", "task path:", "changed: [worker2] =>"):
         assert part in run.stdout
-
-
-def test_on_a_terminal_it_has_colour_and_keeps_to_the_width(stage: Stage) -> None:
-    leader, follower = pty.openpty()
-    import fcntl
-    import struct
-    import termios
-
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 84, 0, 0))
-    process = subprocess.Popen(
-        stage.command(True, "terminal"), cwd=stage.folder, env=stage.environment(), stdin=follower, stdout=follower, stderr=follower
-    )
-    os.close(follower)
-    shown = b""
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-    os.close(leader)
-    assert process.wait(60) == 2
-    text = shown.decode()
-    assert "\033[" in text
-    plain = re.sub(r"\033\[[0-9;]*m", "", text)
-    start = plain.index("PUT BACK")
-    sentence = plain[plain.rindex("\n", 0, start) + 1 : plain.index("the run goes on", start)]
-    assert max(len(line.rstrip()) for line in sentence.splitlines()[:-1]) <= 84
