@@ -110,7 +110,10 @@ def sentence(found: Agreement, wanted: int, fleet: str | None, expected: Sequenc
     reasons = "; ".join("%s: %s" % (row.host, row.reason) for row in found.rows if not row.ok)
     steps = []
     if found.unknown:
-        steps.append("Bring %s back, or take %s off the network so that nothing is consumed there." % _them(found.unknown))
+        steps.append(
+            "Until a run reaches %s, or a confirm timer acts there, workers there may consume with the version they had, as soon as they "
+            "reach the broker: where that must not be, keep %s off the network. Bring back what is away." % _them(found.unknown)
+        )
     steps.append("Then run the same playbook again; it finishes what is missing.")
     return "%d of %d hosts of %s are not proven to be on release %d%s. %s. %s" % (
         len(found.differing),
