@@ -235,6 +235,11 @@ class Lab:
         """On a worker host: a switch is under way."""
         return f"grep -Eq '\"intent\": ?\\{{' {STATE}/{self.app.name}/state.json"
 
+    def going_back(self) -> str:
+        """On a worker host: a switch to the release that it is on now is under way."""
+        release = (self.truth("worker1") or {})["release"]
+        return f"grep -Eq '\"to\": ?{release}$' {STATE}/{self.app.name}/state.json"
+
     def active(self) -> str:
         """On a worker host: a switch is done and has yet to be confirmed."""
         return f'grep -Eq \'"phase": ?"active"\' {STATE}/{self.app.name}/state.json'

@@ -24,7 +24,7 @@ DEATHS: dict[str, tuple[str, Callable[[Lab], str], bool]] = {
     "in_the_switch": ("worker1", lambda lab: lab.switching(), False),
     "in_the_gate": ("worker1", lambda lab: lab.active(), False),
     "ordered": ("home", lambda lab: lab.written("rollback_ordered"), True),
-    "in_the_way_back": ("worker1", lambda lab: f"{lab.written('rollback_ordered')} && {lab.switching()}", True),
+    "in_the_way_back": ("worker1", lambda lab: lab.going_back(), True),
 }
 
 
