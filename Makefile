@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit contract contract-sample managers crash faults molecule molecule-confirm bench bench-queues bench-hosts requirements clean
+.PHONY: help drill test lint unit contract contract-sample managers crash faults molecule molecule-confirm molecule-faults bench bench-queues bench-hosts requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8)
 molecule-confirm: $(LINK) ## the confirm timer in containers: the controller dies after the switch, the host is restarted
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/scenario.py confirm $(ARGS)
+
+molecule-faults: $(LINK) ## hosts killed, frozen, cut off and full x deploy and rollback, the fence, the resume, in containers (long)
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/scenario.py faults $(ARGS)
 
 bench: $(LINK) ## measure the rollback against a hand-written playbook and the physical floor (ARGS="--hosts 10 --rounds 5")
 	@scripts/venv.sh test

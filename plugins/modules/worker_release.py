@@ -349,11 +349,12 @@ def body(module: AnsibleModule) -> Outcome:
     transaction = HostTransaction(settings)
     try:
         found = run_phase(transaction, module)
-    except FleetError as problem:
+    except (FleetError, OSError) as problem:
+        told = problem if isinstance(problem, FleetError) else refused_by_system(problem, settings.host)
         # Where the host stands now is what a failure makes most wanted; not told where it cannot be told.
         with suppress(FleetError, OSError):
-            problem.details.setdefault("live", transaction.status())
-        raise
+            told.details.setdefault("live", transaction.status())
+        raise told from problem
     result = {
         "release": found.release,
         "differs": found.differs,
@@ -367,6 +368,16 @@ def body(module: AnsibleModule) -> Outcome:
     if found.before != found.after and found.pending | found.changed:
         diff.insert(0, {"before_header": "version", "after_header": "version", "before": found.before + "\n", "after": found.after + "\n"})
     return Outcome(changed=found.changed, result=result, diff=diff)
+
+
+def refused_by_system(problem: OSError, host: str) -> FleetError:
+    """What the operating system refused, as the on-call reads it: no space, a file system gone read-only, an input or output error."""
+    where = ": %s" % problem.filename if problem.filename else ""
+    return FleetError(
+        "The operating system of %s refused: %s%s" % (host, problem.strerror or problem, where),
+        still_true="A switch that was begun there is recorded, and the next run finishes or undoes it",
+        next_step="Mend that on %s, then run the same playbook again" % host,
+    )
 
 
 def main() -> None:

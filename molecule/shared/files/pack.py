@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pack the drill's example application into one archive a version, byte for byte the same each time, with a list of checksums."""
+"""Pack an example application into one archive a version, byte for byte the same each time, with a list of checksums."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import sys
 import tarfile
 from pathlib import Path
 
-# Version to the folder that its sources are in. Release 3 is the good one under a number of its own.
-VERSIONS = {"1.0.0": "1.0.0", "2.0.0": "2.0.0-bad", "3.0.0": "2.0.0-good"}
+# Version to the folder that its sources are in. The drill's release 3 is the good one under a number of its own.
+VERSIONS = {
+    "mailer": {"1.0.0": "1.0.0", "2.0.0": "2.0.0-bad", "3.0.0": "2.0.0-good"},
+    "parcel": {"1.0.0": "parcel", "3.0.0": "parcel"},
+}
 
 
 def pack(folder: Path, version: str) -> bytes:
@@ -30,14 +33,14 @@ def pack(folder: Path, version: str) -> bytes:
     return packed.getvalue()
 
 
-def main(sources: str, target: str) -> int:
+def main(sources: str, target: str, application: str = "mailer") -> int:
     """Write the archives and ``checksums.json`` into ``target``."""
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     checksums = {}
-    for version, name in VERSIONS.items():
+    for version, name in VERSIONS[application].items():
         content = pack(Path(sources) / name, version)
-        (folder / f"mailer-{version}.tar.gz").write_bytes(content)
+        (folder / f"{application}-{version}.tar.gz").write_bytes(content)
         checksums[version] = "sha256:" + hashlib.sha256(content).hexdigest()
     (folder / "checksums.json").write_text(json.dumps(checksums, indent=2), encoding="ascii")
     return 0

@@ -125,7 +125,10 @@ def _hosts(found: Agreement, wanted: int, name: str, expected: Sequence[str], wh
     reasons = "; ".join("%s: %s" % (row.host, row.reason) for row in found.rows if not row.ok)
     steps = []
     if found.unknown:
-        steps.append("Bring %s back, or take %s off the network so that nothing is consumed there." % _them(found.unknown))
+        steps.append(
+            "Until a run reaches %s, or a confirm timer acts there, workers there may consume with the version they had, as soon as they "
+            "reach the broker: where that must not be, keep %s off the network. Bring back what is away." % _them(found.unknown)
+        )
     if found.outcome_wrong == PAUSED:
         return "Paused: %s%s. %s. %s" % (name, because, reasons, _GO_ON)
     steps.append("Then run the same playbook again; it finishes what is missing.")

@@ -52,6 +52,15 @@ class Switch:
         except (FleetError, OSError) as problem:
             raise self._put_back(state, origin, target, problem) from problem
 
+    def back_to(self, state: HostState, target: ReleaseRecord) -> dict[str, float]:
+        """As :meth:`to`, from a release that must not run any more: a failure leaves the intent, and never starts that release again.
+
+        :raises FleetError: it failed; the next run, or the confirm timer's next try, goes on.
+        """
+        state.intent = {"from": state.live, "to": target.number, "at": time.time()}
+        self._record.save_state(state)
+        return self.go_to(target)
+
     def go_to(self, target: ReleaseRecord, unless: Unless | None = None) -> dict[str, float]:
         """Bring the host to ``target``, from whatever mixture it is in: quiet, swap, start, check. Every step may be repeated."""
         manager = open_manager(self._settings.worker)

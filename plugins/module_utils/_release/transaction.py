@@ -258,7 +258,11 @@ class HostTransaction:
         """
         state = self.record.state()
         self._refuse_older(state, order)
-        if state.intent is not None:
+        armed = self.timer.armed()
+        # What waits has a second to act by itself; where a reboot ended it, this run does its work.
+        late = armed if armed is not None and (expired or seconds_left(armed) < -1.0) else None
+        # Past the deadline an interrupted switch is not undone first: that would start the unconfirmed version once more.
+        if state.intent is not None and (late is None or _way_back(state, late) is None):
             origin = self.record.release(state.intent["from"])
             interrupted = state.intent["to"]
             self._switch.go_to(origin)
@@ -269,20 +273,20 @@ class HostTransaction:
             if state.phase == "confirmed":
                 self._disarm()
             self._note("host_recovered", origin.number, order, {}, "a switch to release %s was interrupted" % interrupted)
-        armed = self.timer.armed()
-        # What waits has a second to act by itself; where a reboot ended it, this run does its work.
-        if armed is not None and (expired or seconds_left(armed) < -1.0):
-            self._take_back(state, armed)
+        if late is not None:
+            self._take_back(state, late)
         return state
 
     def _take_back(self, state: HostState, armed: dict[str, Any]) -> None:
+        back = _way_back(state, armed)
         if armed.get("kind") == CONFIG:
             put_config_back(self.record, armed)
             self._mended = True
-        elif state.phase == "active" and state.live == armed["release"] and state.previous is not None:
+        elif back is not None:
             order = Order(armed["operation"], None)
-            record = self.record.release(state.previous)
-            timings = self._go(state, record, order)
+            record = self.record.release(back)
+            # What fails is tried again, and the unconfirmed version stays out meanwhile.
+            timings = self._switch.back_to(state, record)
             state.phase, state.previous = "confirmed", None
             self._settle(state, record, order)
             self._mended = True
@@ -428,6 +432,11 @@ class HostTransaction:
             data={"release": release, "timings": timings},
         )
         Journal(self.record.events_path).append([event])
+
+
+def _way_back(state: HostState, armed: dict[str, Any]) -> int | None:
+    """The release that the timer leads back to; None where what it was armed for is not live, or is confirmed."""
+    return state.previous if state.phase == "active" and state.live == armed.get("release") else None
 
 
 def _unless(timer: dict[str, Any]) -> Unless:

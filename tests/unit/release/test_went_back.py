@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import PutBack, Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, PutBack, Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import Order
 from ansible_collections.queueops.fleet.plugins.module_utils._worker import guard
 
@@ -30,6 +30,11 @@ def deploy(host: Host, number: int, version: str) -> None:
 
 def entry(host: Host, version: str) -> guard.Entry | None:
     return guard.entry(str(host.root), version)
+
+
+def starts(host: Host) -> int:
+    """How many worker processes its supervisor has started so far."""
+    return (host.folder / "supervisord.log").read_text().count("spawned:")
 
 
 def may_start(host: Host) -> bool:
@@ -130,3 +135,37 @@ def test_what_a_person_quarantined_only_a_person_lets_start(host: Host) -> None:
         with pytest.raises(Refused, match="sends each mail twice"):
             refused()
     assert host.everything() == before
+
+
+def test_past_its_deadline_it_is_not_started_again_by_a_way_back_that_takes_two_tries(host: Host) -> None:
+    deploy(host, 1, "1.0.0")
+    unconfirmed(host, 2, "2.0.0")
+    armed = host.transaction().timer.armed()
+    assert armed is not None
+    (host.folder / "hold").touch()
+    with pytest.raises(FleetError, match="still executing"):
+        host.transaction(drain_timeout=0.5).take_back(armed["token"])
+    (host.folder / "hold").unlink()
+    begun = starts(host)
+    assert host.transaction().take_back(armed["token"]) == "taken back"
+    assert starts(host) == begun + 2, "each of the two workers was started once, with version 1.0.0"
+    status = host.transaction().status()
+    assert (status["release"], status["phase"], {worker["version"] for worker in status["workers"]}) == (1, "confirmed", {"1.0.0"})
+    barred = entry(host, "2.0.0")
+    assert barred is not None and barred.holds
+
+
+def test_past_its_deadline_it_is_not_started_again_where_the_version_before_does_not_start(host: Host) -> None:
+    deploy(host, 1, "1.0.0")
+    unconfirmed(host, 2, "2.0.0")
+    armed = host.transaction().timer.armed()
+    assert armed is not None
+    broken = host.root / "versions" / "1.0.0" / "broken"
+    broken.touch()
+    with pytest.raises(FleetError, match="start"):
+        host.transaction(health={"hold": 5.0, "command": []}).take_back(armed["token"])
+    assert "2.0.0" not in {worker["version"] for worker in host.transaction().status()["workers"]}
+    assert os.readlink(host.root / "current").endswith("1.0.0")
+    broken.unlink()
+    assert host.transaction().take_back(armed["token"]) == "taken back"
+    assert host.transaction().status()["release"] == 1
