@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,12 @@ def _find_hosts() -> None:
         text = re.sub(rf"(Host {host}\n    HostName ).*", rf"\g<1>{address}", text)
     path.write_text(text, encoding="utf-8")
     for host in HOSTS:
-        command = ["ssh", "-F", str(path), "-o", "ConnectTimeout=5", "-o", "ControlPath=none", host, "true"]
-        wait_until(lambda command=command: subprocess.run(command, capture_output=True, check=False).returncode == 0, f"ssh to {host}")
+        wait_until(partial(_answers, host), f"ssh to {host}")
+
+
+def _answers(host: str) -> bool:
+    command = ["ssh", "-F", str(SCRATCH / "ssh_config"), "-o", "ConnectTimeout=5", "-o", "ControlPath=none", host, "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 class When:
