@@ -185,11 +185,11 @@ def _find_hosts() -> None:
         text = re.sub(rf"(Host {host}\n    HostName ).*", rf"\g<1>{address}", text)
     path.write_text(text, encoding="utf-8")
     for host in HOSTS:
-        wait_until(partial(_answers, host, path), f"ssh to {host}")
+        wait_until(partial(_answers, host), f"ssh to {host}")
 
 
-def _answers(host: str, ssh_config: Path) -> bool:
-    command = ["ssh", "-F", str(ssh_config), "-o", "ConnectTimeout=5", "-o", "ControlPath=none", host, "true"]
+def _answers(host: str) -> bool:
+    command = ["ssh", "-F", str(SCRATCH / "ssh_config"), "-o", "ConnectTimeout=5", "-o", "ControlPath=none", host, "true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
