@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused, Unavailable
-from ansible_collections.queueops.fleet.plugins.module_utils._judge.sources import Answer, open_source
+from ansible_collections.queueops.fleet.plugins.module_utils._judge.source import Answer
+from ansible_collections.queueops.fleet.plugins.module_utils._judge.sources import open_source
 
 from tests.contract.servers.prometheus import Exporter, Prometheus
 from tests.unit.conftest import RedisServer, wait_for

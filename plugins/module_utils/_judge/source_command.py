@@ -13,7 +13,7 @@ import time
 from typing import IO, Any, Mapping
 
 from .._errors import Refused, Unavailable
-from .sources import Answer, Source, number
+from .source import Answer, Source, number
 
 #: What the exit codes mean; any other is no answer.
 OUTCOMES: dict[int, str] = {0: "pass", 1: "fail", 2: "inconclusive"}

@@ -9,7 +9,7 @@ import json
 from typing import Any, Mapping
 
 from .._errors import Refused, Unavailable
-from .sources import Answer, Source, number
+from .source import Answer, Source, number
 from .web import Place
 
 

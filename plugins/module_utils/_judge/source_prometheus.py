@@ -10,7 +10,7 @@ from typing import Any, Mapping
 from urllib.parse import urlencode
 
 from .._errors import Refused, Unavailable
-from .sources import Answer, Source, number
+from .source import Answer, Source, number
 from .web import Place
 
 

@@ -19,7 +19,8 @@ from urllib.parse import parse_qs
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, Refused, Unavailable
-from ansible_collections.queueops.fleet.plugins.module_utils._judge.sources import Answer, open_source
+from ansible_collections.queueops.fleet.plugins.module_utils._judge.source import Answer
+from ansible_collections.queueops.fleet.plugins.module_utils._judge.sources import open_source
 
 from tests.contract.servers.certificates import Authority
 from tests.unit.conftest import wait_for
