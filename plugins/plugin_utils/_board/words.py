@@ -135,7 +135,9 @@ def _fleet_journal_info(seen: Seen) -> Iterator[Line]:
     held = part(state, "open_operation")
     if held:
         whence = f" from {held['controller']}" if held.get("controller") else ""
-        yield Line(f"held by {held.get('id')} since {held.get('opened_at')}, opened by {held.get('actor')}{whence}", "warn", fleet)
+        paused = part(held, "paused")
+        stays = f"; paused: {paused.get('reason')}" if paused else ""
+        yield Line(f"held by {held.get('id')} since {held.get('opened_at')}, opened by {held.get('actor')}{whence}{stays}", "warn", fleet)
 
 
 def _fleet_plan(seen: Seen) -> Iterator[Line]:
