@@ -73,7 +73,7 @@ releases:
   elements: dict
   sample: [{"number": 2, "version": "1.1.0", "activated": true}]
 events:
-  description: What the host wrote down, the oldest first, at most the newest 500.
+  description: What the host wrote down, the oldest first, at most the newest 200.
   returned: success
   type: list
   elements: dict

@@ -11,7 +11,7 @@ from .._journal.journal import Journal
 from .record import AS_FOUND, HostRecord
 
 #: A testimony travels through the controller, so that it has an end; the newest events count.
-EVENTS = 500
+EVENTS = 200
 
 
 def testify(record: HostRecord) -> dict[str, Any]:
