@@ -150,7 +150,16 @@ class Rabbitmq(System):
         return [str(message.properties["message_id"]) for name in names for message in self.contents(name)]
 
     def dump(self) -> Any:
-        return {name: counts for name, counts in self._listed().items() if any(counts)}
+        (listed,) = wait_for(self._settled, what="rabbitmqctl to tell what the queues do")
+        return {name: counts for name, counts in listed.items() if any(counts)}
+
+    def _settled(self) -> list[dict[str, tuple[int, int]]]:
+        """What rabbitmqctl tells, once it has caught up with the queues: of quorum queues it tells what was true some seconds ago."""
+        listed = self._listed()
+        with self.server.connection() as connection:
+            channel = connection.channel()
+            ready = {name: channel.queue_declare(name, passive=True).message_count for name in listed}
+        return [listed] if all(ready[name] == counts[0] for name, counts in listed.items()) else []
 
     def close(self) -> None:
         for worker in self._workers:
