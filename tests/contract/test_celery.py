@@ -60,6 +60,8 @@ def test_a_task_acknowledged_before_it_runs_still_counts(celery: Any) -> None:
     celery.publish(QUEUE, 1, "hold")
     worker = celery.start_worker(QUEUE, "3.2.1", QUEUEOPS_LATE="0")
     executing(celery, 1)
+    # A worker has the task in hand before one of its processes has begun it.
+    wait_for(lambda: celery.open().look([QUEUE]).workers[0].task_since, what="the task's beginning")
     look = celery.open().look([QUEUE])
     (found,) = look.workers
     assert (found.name, found.version, found.host, found.pid) == (worker.node, "3.2.1", "host1", worker.pid)
