@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
             differing=found.differing,
             unknown=found.unknown,
             outcome=options["outcome"],
-            msg=sentence(found, options["wanted"], options["fleet"], options["outcome_expected"], options["reason"]),
+            msg=sentence(found, options["wanted"], options["fleet"], options["outcome_expected"], options["reason"], options["fenced"]),
         )
         if not found.agree:
             result["failed"] = True

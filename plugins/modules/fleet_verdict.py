@@ -66,6 +66,9 @@ options:
     type: list
     elements: str
     default: []
+  fenced:
+    description: That the version of the hosts which were not reached is shut out at the broker, in a sentence; empty where it is not.
+    type: str
 author:
   - The queueops.fleet contributors (@queueops)
 """

@@ -20,6 +20,11 @@ _GO_ON = (
     "measures again; or with -e approve=<gate>, which passes that gate; or undo it with -e do=undo."
 )
 
+_NOT_FENCED = (
+    "Until a run reaches %s, or a confirm timer acts there, workers there may consume with the version they had, as soon as they reach the "
+    "broker: where that must not be, keep %s off the network."
+)
+
 #: The phase of a host that is settled; an active one is taken back by its confirm timer.
 SETTLED = ("confirmed",)
 
@@ -101,19 +106,24 @@ def compare(
     return Agreement(rows, agree, differing, unknown, wrong, list(unsettled))
 
 
-def sentence(found: Agreement, wanted: int, fleet: str | None, expected: Sequence[str] = (), why: str | None = None) -> str:
-    """What the on-call reads: who differs, what was not done, and what to do."""
+def sentence(
+    found: Agreement, wanted: int, fleet: str | None, expected: Sequence[str] = (), why: str | None = None, fenced: str | None = None
+) -> str:
+    """What the on-call reads: who differs, what was not done, and what to do.
+
+    :param fenced: that the version of those which were not reached is shut out at the broker, in a sentence; empty where it is not.
+    """
     name = "fleet %s" % fleet if fleet else "the fleet"
     if not found.rows:
         return "No host was named for %s, so that nothing is proven. Give expected_hosts all hosts of the fleet." % name
-    told = [_hosts(found, wanted, name, expected, why)]
+    told = [_hosts(found, wanted, name, expected, why, fenced)]
     if found.unsettled:
         told.append("Not all was done: %s." % "; ".join(what.rstrip(".") for what in found.unsettled))
         told.append("Mend the cause, then do that with the playbook queueops.fleet.redrive.")
     return " ".join(told)
 
 
-def _hosts(found: Agreement, wanted: int, name: str, expected: Sequence[str], why: str | None) -> str:
+def _hosts(found: Agreement, wanted: int, name: str, expected: Sequence[str], why: str | None, fenced: str | None) -> str:
     total = len(found.rows)
     because = " (%s)" % why if why else ""
     if not found.differing:
@@ -125,10 +135,7 @@ def _hosts(found: Agreement, wanted: int, name: str, expected: Sequence[str], wh
     reasons = "; ".join("%s: %s" % (row.host, row.reason) for row in found.rows if not row.ok)
     steps = []
     if found.unknown:
-        steps.append(
-            "Until a run reaches %s, or a confirm timer acts there, workers there may consume with the version they had, as soon as they "
-            "reach the broker: where that must not be, keep %s off the network. Bring back what is away." % _them(found.unknown)
-        )
+        steps.append((fenced.rstrip(".") + "." if fenced else _NOT_FENCED % _them(found.unknown)) + " Bring back what is away.")
     if found.outcome_wrong == PAUSED:
         return "Paused: %s%s. %s. %s" % (name, because, reasons, _GO_ON)
     steps.append("Then run the same playbook again; it finishes what is missing.")

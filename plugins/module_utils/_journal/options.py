@@ -40,6 +40,7 @@ VERDICT_OPTIONS: dict[str, Any] = {
     "fleet": {"type": "str"},
     "reason": {"type": "str"},
     "unsettled": {"type": "list", "elements": "str", "default": []},
+    "fenced": {"type": "str"},
 }
 
 #: Of fleet_plan, in the same way.

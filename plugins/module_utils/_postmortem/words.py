@@ -185,6 +185,12 @@ def _compared(event: Event, known: Names) -> tuple[str, str]:
     return "config of %s differs%s: %s" % (known.release(event.data.get("release")), where, some(paths) or NOT_KNOWN), ""
 
 
+def _fenced(event: Event, known: Names) -> tuple[str, str]:
+    data = event.data
+    told = "version %s shut out at the broker (user %s); connections closed: %s"
+    return told % (plain(data.get("version")), plain(data.get("user")), counted(data.get("connections"))), "good"
+
+
 def _other(event: Event, known: Names) -> tuple[str, str]:
     told = ", ".join("%s %s" % pair for pair in figures(event.data))
     return words(event.kind) + because(event) + (" (%s)" % told if told else ""), ""
@@ -208,6 +214,7 @@ _TELLERS: dict[str, Callable[[Event, Names], tuple[str, str]]] = {
     "host_failed": _trouble("failed"),
     "host_unreachable": _trouble("is unreachable"),
     "workers_stopped": _trouble("could not go back, so that its workers were stopped"),
+    "version_fenced": _fenced,
     "host_reported": _reported,
     "release_confirmed": _on_release("%s is known good", "good"),
     "release_rebuilt": _on_release("%s is known again from the hosts", ""),

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asking RabbitMQ's management API, by GET alone: which queues there are, what workers have in hand, who they are, and the arguments."""
+"""Asking RabbitMQ's management API which queues there are, what workers have in hand, who they are, and the arguments.
+
+All of that by GET; :meth:`Management.tell` changes something, and is for users alone.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from urllib.parse import quote
 
 from ansible.module_utils.urls import open_url
 
+from .._errors import Refused, Unavailable
 from .addresses import masked
 from .amqp_connection import addresses_of
 
@@ -50,18 +54,7 @@ class Management:
         told = "it was not asked"
         for url in list(self._urls):
             try:
-                answer = open_url(
-                    "%s/api/%s" % (url, path),
-                    url_username=self._user[0],
-                    url_password=self._user[1],
-                    force_basic_auth=True,
-                    timeout=self._timeout,
-                    # Without TLS there is nothing to check, and loading the authorities takes longer than the question.
-                    validate_certs=self._verify and url.startswith("https"),
-                    ca_path=self._ca if url.startswith("https") else None,
-                    use_proxy=False,
-                )
-                found = json.loads(answer.read())
+                found = json.loads(self._call(url, path).read())
             except HTTPError as problem:
                 if problem.code == 404:
                     return None
@@ -79,10 +72,48 @@ class Management:
         )
         return None
 
+    def tell(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
+        """PUT or DELETE ``/api/<path>`` at the node that answered last; deleting what is not there is no error.
+
+        :raises Refused: the user may not.
+        :raises Unavailable: no answer, so that it may have been done or not. The same call may be made again.
+        """
+        url = self._urls[0]
+        try:
+            self._call(url, path, method, None if body is None else json.dumps(body))
+        except HTTPError as problem:
+            if method == "DELETE" and problem.code == 404:
+                return
+            told = "RabbitMQ's management API at %s answers %d %s to %s" % (masked(url), problem.code, problem.reason, path)
+            raise Refused(told, option="username", next_step="Use a user with the tag administrator") from problem
+        except (OSError, socket.timeout) as problem:
+            raise Unavailable(
+                "RabbitMQ's management API at %s does not answer: %s" % (masked(url), masked(str(getattr(problem, "reason", problem)))),
+                option="management_url",
+                still_true="What was asked for may have been done or not (%s %s)" % (method, path),
+                next_step="Run again; that does no harm",
+            ) from problem
+
+    def _call(self, url: str, path: str, method: str = "GET", body: str | None = None) -> Any:
+        return open_url(
+            "%s/api/%s" % (url, path),
+            method=method,
+            data=body,
+            headers={"Content-Type": "application/json"},
+            url_username=self._user[0],
+            url_password=self._user[1],
+            force_basic_auth=True,
+            timeout=self._timeout,
+            # Without TLS there is nothing to check, and loading the authorities takes longer than the question.
+            validate_certs=self._verify and url.startswith("https"),
+            ca_path=self._ca if url.startswith("https") else None,
+            use_proxy=False,
+        )
+
     @property
     def vhost(self) -> str:
         """The vhost as a path."""
-        return _part(self._vhost)
+        return path_part(self._vhost)
 
     def queues(self) -> dict[str, dict[str, Any]] | None:
         """Every queue of the vhost by name, with its statistics; None: see :attr:`reason`."""
@@ -95,7 +126,7 @@ class Management:
 
     def queue(self, name: str) -> dict[str, Any] | None:
         """One queue; None: it does not exist, or see :attr:`reason`."""
-        found = self.ask("queues/%s/%s" % (self.vhost, _part(name)))
+        found = self.ask("queues/%s/%s" % (self.vhost, path_part(name)))
         return found if isinstance(found, dict) else None
 
     def consumers(self) -> list[dict[str, Any]] | None:
@@ -121,8 +152,8 @@ class Management:
         """The queues that an exchange routes a dead letter with ``key`` to, as far as its bindings tell."""
         if not exchange:
             return [key]
-        told = self.ask("exchanges/%s/%s" % (self.vhost, _part(exchange)))
-        bindings = self.ask("exchanges/%s/%s/bindings/source" % (self.vhost, _part(exchange))) or []
+        told = self.ask("exchanges/%s/%s" % (self.vhost, path_part(exchange)))
+        bindings = self.ask("exchanges/%s/%s/bindings/source" % (self.vhost, path_part(exchange))) or []
         kind = (told or {}).get("type")
         queues = [entry for entry in bindings if entry.get("destination_type") == "queue"]
         if kind == "direct":
@@ -134,7 +165,7 @@ class Management:
         return sorted({str(entry["destination"]) for entry in queues})
 
 
-def _part(name: str) -> str:
+def path_part(name: str) -> str:
     """A name as one part of a path."""
     return quote(name, safe="", errors="surrogateescape")
 

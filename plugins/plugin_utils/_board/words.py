@@ -223,6 +223,17 @@ def _queue_drain(seen: Seen) -> Iterator[Line]:
         yield Line(would + ("paused" if data["paused"] else "active"), "change" if data.get("changed") else "good", subject)
 
 
+def _queue_fence(seen: Seen) -> Iterator[Line]:
+    data, opened = seen.data, seen.args.get("state") == "open"
+    if not data.get("changed"):
+        if not opened:
+            yield Line("is shut out", "good", str(data.get("user")))
+        return
+    would = "would be " if seen.checking else ""
+    closed = "" if opened else f", {many(data.get('connections'), 'connection')} closed"
+    yield Line(f"{would}{'let in' if opened else 'shut out'} at the broker{closed}", "change", str(data.get("user")))
+
+
 def _config_snapshot(seen: Seen) -> Iterator[Line]:
     snapshot = part(seen.data, "snapshot")
     if not seen.data.get("changed"):
@@ -277,5 +288,6 @@ WORDS: dict[str, Callable[[Seen], Iterator[Line]]] = {
     "queue_redrive": _queue_redrive,
     "queue_info": _queue_info,
     "queue_drain": _queue_drain,
+    "queue_fence": _queue_fence,
     "config_snapshot": _config_snapshot,
 }

@@ -149,6 +149,12 @@ PLAYBOOK = """\
       queueops.fleet.queue_info:
         answer: {queues: [{name: mail, queued: 12, executing: 3, dead_lettered: null, paused: true}], workers: [{version: 2.0.0}]}
       run_once: true
+    - name: Fence
+      queueops.fleet.queue_fence:
+        state: "{{ item }}"
+        answer: {changed: true, user: mail-3.0, connections: 2}
+      loop: [open, fenced]
+      run_once: true
     - name: Close the operation
       queueops.fleet.fleet_operation:
         fleet: mailer
@@ -245,7 +251,7 @@ class Stage:
             (staged / "plugins" / name).symlink_to(real / "plugins" / name)
         actions = staged / "plugins" / "action"
         (actions / "fleet_verdict.py").symlink_to(real / "plugins" / "action" / "fleet_verdict.py")
-        for name in ("worker_release", "fleet_gate", "queue_redrive", "queue_info", "queue_drain"):
+        for name in ("worker_release", "fleet_gate", "queue_redrive", "queue_info", "queue_drain", "queue_fence"):
             (actions / f"{name}.py").write_text(ANSWERING)
         (folder / "inventory.ini").write_text(INVENTORY.format(python=sys.executable))
         (folder / "play.yml").write_text(PLAYBOOK)

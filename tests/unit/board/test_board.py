@@ -46,6 +46,8 @@ def test_a_good_deploy_is_a_handful_of_lines(good_run: subprocess.CompletedProce
         "bulk      7 of 7 matching tasks treated by rules (park 5, requeue 2), 0 remain",
         "mail      12 queued, 3 executing, PAUSED",
         "workers   1 worker, of version 2.0.0",
+        "mail-3.0  let in at the broker",
+        "mail-3.0  shut out at the broker, 2 connections closed",
         "mailer    op-0001-deploy closed: confirmed; the fleet is on release 1, known good is release 1",
         "worker1   hello from debug",
         "verdict   host     release wanted  release found  phase      reason",

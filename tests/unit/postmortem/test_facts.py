@@ -210,3 +210,11 @@ def test_what_rules_made_of_tasks_is_told_by_rule(fleet: Fleet) -> None:
     told = " ".join(entry.text for entry in facts.timeline)
     assert "2 of 3 failed tasks of mail treated by rules (compensate 2 by rule charges" in told
     assert "5 of 5 queued tasks of mail treated by rules (park 5 by rule charges)" in told
+
+
+def test_a_version_that_was_shut_out_is_told(fleet: Fleet) -> None:
+    fleet.deployed()
+    fleet.open("rollback", target=1)
+    fleet.add(5, "version_fenced", version="2.0.0", user="mailer-2.0.0", connections=3)
+    told = " ".join(entry.text for entry in fleet.facts().timeline)
+    assert "version 2.0.0 shut out at the broker (user mailer-2.0.0); connections closed: 3" in told
