@@ -1,9 +1,8 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller is killed in a deploy with a rollback in it; a resume ends where the uninterrupted run does, with the same tasks done.
-
-`tests/unit/playbooks/test_resume.py` does it at every event, over folders.
+"""The controller is killed in a deploy with a rollback in it, right after each event and between them; a resume ends where the
+uninterrupted run does, with the same tasks done.
 """
 
 from __future__ import annotations
@@ -14,18 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import standing
 from lab import LIMIT, WORKERS, Lab, When, wait_until
 
 BAD = "2.0.0"
 
-#: When the controller dies: on which host what is seen, and whether the rollback was ordered by then.
-DEATHS: dict[str, tuple[str, Callable[[Lab], str], bool]] = {
-    "opened": ("home", lambda lab: lab.written("operation_opened"), False),
-    "in_the_switch": ("worker1", lambda lab: lab.switching(), False),
-    "in_the_gate": ("worker1", lambda lab: lab.active(), False),
-    "ordered": ("home", lambda lab: lab.written("rollback_ordered"), True),
-    "in_the_way_back": ("worker1", lambda lab: lab.going_back(), True),
-}
+#: Between events: on worker1, what is seen there when the controller dies.
+BETWEEN: dict[str, Callable[[Lab], str]] = {"in_the_switch": Lab.switching, "in_the_gate": Lab.active, "in_the_way_back": Lab.going_back}
 
 
 def end_of(lab: Lab) -> dict[str, Any]:
@@ -54,21 +48,46 @@ def test_the_uninterrupted_run(mailer: Lab) -> None:
     assert end_of(mailer) == UNINTERRUPTED
 
 
-@pytest.mark.parametrize("death", DEATHS)
-def test_resume_ends_where_the_uninterrupted_run_does(mailer: Lab, death: str) -> None:
-    host, condition, ordered = DEATHS[death]
-    mailer.publish()
-    # In front of the start, so that what is seen is of this run.
-    seen = condition(mailer)
-    process = mailer.start("deploy", version=BAD, min_tasks=12)
+def dies(lab: Lab, host: str, seen: str) -> None:
+    """Start the deploy, and kill its controller as soon as that is seen on the host; or let it end, where that never is."""
+    process = lab.start("deploy", version=BAD, min_tasks=12)
     happens = When(host, seen, lambda: os.killpg(process.pid, signal.SIGKILL))
     try:
-        assert process.wait(timeout=LIMIT) == -signal.SIGKILL
+        process.wait(timeout=LIMIT)
     finally:
         happens.end()
-    resumed = mailer.run("resume", takeover="true", min_tasks=12)
+
+
+def resumed(lab: Lab) -> None:
+    """Resume what the dead controller left; it has to end as the uninterrupted run does."""
+    ordered = any(event["kind"] == "rollback_ordered" for event in lab.events())
+    done = lab.run("resume", takeover="true", min_tasks=12)
     # To finish a rollback that was ordered is a success, to be rolled back is none.
-    assert (resumed.code == 0) is ordered
-    assert mailer.is_one_release()
-    assert end_of(mailer) == UNINTERRUPTED
-    mailer.must("status")
+    assert (done.code == 0) is ordered
+    assert lab.is_one_release()
+    assert end_of(lab) == UNINTERRUPTED
+    lab.must("status")
+
+
+def test_resume_after_every_event_ends_where_the_uninterrupted_run_does() -> None:
+    deaths = []
+    while True:
+        lab = standing("mailer")
+        lab.publish()
+        # In front of the start, so that what is counted is of this run.
+        dies(lab, "home", lab.written("[a-z_]+", len(deaths) + 1))
+        kinds = [event["kind"] for event in lab.events()]
+        if kinds[-1:] == ["operation_closed"]:
+            break
+        deaths.append(kinds[-1])
+        resumed(lab)
+    print(f"=== died after each of: {', '.join(deaths)}")
+    assert {"operation_opened", "wave_started", "host_switched", "gate_verdict", "rollback_ordered"} <= set(deaths)
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_resume_between_events_ends_where_the_uninterrupted_run_does(mailer: Lab, between: str) -> None:
+    mailer.publish()
+    dies(mailer, "worker1", BETWEEN[between](mailer))
+    assert mailer.is_held(), "the run ended before it could be killed"
+    resumed(mailer)
