@@ -117,6 +117,20 @@ def test_each_task_is_treated_by_its_rule_and_the_plan_says_so_before(deployed: 
     assert broker.snapshot() == before
 
 
+def test_what_a_deploy_parked_before_it_was_paused_is_in_the_journal_and_there_once(deployed: Fleet, broker: Broker) -> None:
+    must(deployed.run("deploy", version="2.0.0"))
+    deployed.specification["rules"] = [{**LETTERS, "unreadable_by": ["1.1.*"]}]
+    deployed.specification["gate"] = {"min_tasks": 5, "bake": 0, "timeout": 2}
+    broker.publish(3, "fail")
+    assert deployed.run("deploy", version="1.1.0").returncode == 2
+    assert events(deployed, "operation_paused"), "nothing completes a task, so that the gate cannot decide"
+    assert [event["moved"] for event in events(deployed, "tasks_treated")] == [3]
+    must(deployed.run("resume", do="undo"))
+    assert deployed.versions() == {"2.0.0"}
+    assert [event["moved"] for event in events(deployed, "tasks_treated")] == [3]
+    assert [event["moved"] for event in events(deployed, "tasks_released")] == [3]
+
+
 def test_a_deploy_that_parked_and_goes_back_releases_what_it_parked(deployed: Fleet, broker: Broker) -> None:
     must(deployed.run("deploy", version="2.0.0"))
     deployed.specification["rules"] = [{**LETTERS, "unreadable_by": ["1.1.*"]}]
