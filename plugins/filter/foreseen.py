@@ -39,7 +39,7 @@ def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
         row["unreadable"] = rule["name"] in place["unreadable"] and place["source"] != "parked"
         rows.setdefault(rule["name"], {**row, "tasks": None if failed else 0, "reason": ""})
     for rule in [] if failed else result.get("rules") or []:
-        rows[rule["name"]]["tasks"] += rule["moved"]
+        rows[rule["name"]]["tasks"] += rule["matched"] if rule["action"] == "finish" else rule["moved"]
     found = list(rows.values())
     if found and failed:
         found[0]["reason"] = "the %s tasks cannot be counted beforehand: %s" % (place["source"], result.get("msg") or "no reason was given")

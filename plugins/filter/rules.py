@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Capabilities
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import FINISH, Capabilities
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import capabilities_of
 
 #: What a task records only when it has ended.
@@ -19,6 +19,10 @@ OF_ENDED = ("version", "error", "older_than", "newer_than")
 ANY_VERSION = "*"
 #: The name of the rule that puts back what the bad version failed, where the specification has none for failed tasks.
 WITHOUT_RULE = "(no rule)"
+
+#: In ``of``: tasks that are executing when the time to finish is up; and the source that they are in.
+IN_FLIGHT = "in_flight"
+EXECUTING = "executing"
 
 Rule = dict[str, Any]
 
@@ -51,17 +55,27 @@ def _unclear(rule: Rule) -> str:
         return "it has unreadable_by and no match, and would park every task. Say in match which tasks are meant."
     if not action:
         return "it has no action. Name one, or unreadable_by."
+    if action == FINISH and _of(rule) != IN_FLIGHT:
+        return "it has action finish, which is for tasks in flight. Say of: in_flight, or name another action."
     if action == "compensate" and not destination:
         return "it compensates and does not say which queue undoes the task's effect. Name the queue in destination."
     if destination and action not in ("requeue", "compensate"):
         return "it has action %s, which does not use a destination. Leave destination out." % action
-    if reading or _of(rule) == "queued":
-        ended = [condition for condition in OF_ENDED if condition in named]
-        if ended:
-            return "a queued task records no match.%s, for it has not run. Leave that out." % ", no match.".join(ended)
     if _of(rule) == "queued" and action == "requeue" and not destination:
         return "it requeues queued tasks to where they are. Name another queue in destination, or another action."
-    return _no_pattern(named.get("error"))
+    return _unrecorded(rule) or _no_pattern(named.get("error"))
+
+
+def _unrecorded(rule: Rule) -> str:
+    """Which conditions no task that is meant can fulfil, as it has not ended."""
+    queued = bool(rule.get("unreadable_by")) or _of(rule) == "queued"
+    ended = [condition for condition in OF_ENDED if condition in _match(rule)]
+    if not ended or not (queued or _of(rule) == IN_FLIGHT):
+        return ""
+    why = (
+        "a queued task records no match.%s, for it has not run" if queued else "a task in flight records no match.%s, for it has not ended"
+    )
+    return why % ", no match.".join(ended) + ". Leave that out."
 
 
 def _no_pattern(error: Any) -> str:
@@ -76,12 +90,9 @@ def _unable(rule: Rule, able: Capabilities) -> str:
     """What the queue system is not able to do."""
     reading = bool(rule.get("unreadable_by"))
     try:
-        able.require("redrive")
-        for source in ("queued", "parked") if reading else (_of(rule),):
-            able.require_source(source)
-        able.require_action(_action(rule))
-        if reading:
-            able.require_action("requeue")
+        for need in _needs(rule):
+            kind, _colon, name = need.partition(":")
+            {"source": able.require_source, "action": able.require_action, "ability": able.require}[kind](name)
         named = [name for name in _match(rule) if not (name == "version" and _match(rule)[name] == ANY_VERSION)]
         able.require_match(named)
     except Refused as refused:
@@ -94,15 +105,29 @@ def _unable(rule: Rule, able: Capabilities) -> str:
     return ""
 
 
+def _needs(rule: Rule) -> list[str]:
+    """What the queue system has to be able to do: ``ability:``, ``source:`` or ``action:`` and a name."""
+    if _action(rule) == FINISH:
+        return []
+    act = "action:%s" % _action(rule)
+    if rule.get("unreadable_by"):
+        return ["ability:redrive", "source:queued", "source:parked", act, "action:requeue"]
+    if _of(rule) == IN_FLIGHT:
+        return ["ability:redrive", "ability:in_flight", "source:executing", act]
+    return ["ability:redrive", "source:%s" % _of(rule), act]
+
+
 def redrive_rules(rules: list[Rule], source: str, queue: dict[str, Any], to: str, away: str = "") -> list[Rule]:
     """The rules of one redrive, as M(queueops.fleet.queue_redrive) takes them; empty: there is nothing to do in this source.
 
-    :param source: ``queued``, ``abandoned`` or ``failed``; or ``parked``, for what can be read again.
+    :param source: ``queued``, ``abandoned``, ``failed``, or ``executing`` for what is in flight; or ``parked``, for what can be read again.
     :param to: the version that the hosts go to; empty where it is not known.
     :param away: the version that is rolled back from; empty: this is no rollback, and only what cannot be read is treated.
     """
     if source == "parked":
         return [_redrive(rule, "requeue") for rule in rules if rule.get("unreadable_by") and not unreadable(rule, to)]
+    if source == EXECUTING:
+        return in_flight_rules(rules) if away else []
     versions = "version" in capabilities_of(queue["backend"], queue.get("url") or "").match
     found = []
     for rule in rules:
@@ -127,6 +152,18 @@ def _for_a_rollback(rules: list[Rule], source: str, away: str | None) -> list[Ru
     if not own:
         return [{"name": WITHOUT_RULE, "match": {"version": away}, "action": "requeue"}] if away else []
     return [_redrive(rule, _action(rule), away) for rule in own]
+
+
+def in_flight_rules(rules: list[Rule]) -> list[Rule]:
+    """What decides about a task in flight: one that no rule takes has to finish. Empty: all have."""
+    own = [_redrive(rule, _action(rule)) for rule in rules if _of(rule) == IN_FLIGHT]
+    return [*own, {"name": WITHOUT_RULE, "match": {}, "action": FINISH}] if any(rule["action"] != FINISH for rule in own) else []
+
+
+def rules_of_killed(rules: list[Rule], to: str) -> list[Rule]:
+    """What becomes of the tasks that killed workers had in hand, none of which has to finish: what ``to`` cannot read is parked first."""
+    parked = [_redrive(rule, "park") for rule in rules if unreadable(rule, to)]
+    return parked + [rule for rule in in_flight_rules(rules) if rule["action"] != FINISH]
 
 
 def _redrive(rule: Rule, action: str, version: str | None = None) -> Rule:

@@ -132,8 +132,9 @@ options:
           - V(requeue) puts the task back to be worked on, V(fail) makes it a failed task for good, V(dead_letter) puts it among the
             dead-lettered tasks, V(park) sets it aside until it is redriven from O(source=parked), V(discard) deletes it.
           - V(compensate) gives it to the queue O(rules[].destination), whose workers undo its effect.
+          - V(finish) leaves it where it is, and counts it in RV(remaining). It is for O(source=executing) alone.
         type: str
-        choices: [requeue, fail, dead_letter, park, discard, compensate]
+        choices: [requeue, fail, dead_letter, park, discard, compensate, finish]
         default: requeue
       destination:
         description: For V(requeue) and V(compensate), the queue to move to.
@@ -141,6 +142,22 @@ options:
       name:
         description: A name for the rule, which comes back in RV(rules[].name).
         type: str
+  held_by:
+    description:
+      - With O(source=executing), only the tasks that these workers have in hand, or had when they were killed. Default is those of all.
+      - Refused where the queue system does not know one of them, since what that one has in hand is not known then.
+    type: list
+    elements: dict
+    suboptions:
+      hostname:
+        description: The worker's host name, as the host itself sees it.
+        type: str
+        required: true
+      pids:
+        description: The ids of the worker's processes there.
+        type: list
+        elements: int
+        required: true
   limit:
     description: Act on at most this many tasks, the oldest first, over all rules. The rest is counted in RV(remaining).
     type: int
@@ -273,7 +290,11 @@ skipped_because:
   sample:
     its record has expired on the broker: 2
 remaining:
-  description: Tasks that match and were left, because of a limit or because the breaker stopped the redrive.
+  description: Tasks that match and were left, because of a limit, or the breaker stopped the redrive, or a rule says V(finish).
+  returned: success
+  type: int
+held:
+  description: How many tasks the workers of O(held_by) have in hand, of whatever queue. Null without.
   returned: success
   type: int
 undetermined:
@@ -312,7 +333,7 @@ rules:
       description: Those that could not be.
       type: int
     remaining:
-      description: Those that were left because of a limit or the breaker.
+      description: Those that were left because of a limit or the breaker, or since the rule says so.
       type: int
     sample:
       description: Up to five of them, as in RV(sample).
@@ -413,7 +434,15 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import ACTIONS, Breaker, RedriveReport, RedriveRequest, Rule
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import (
+    ACTIONS,
+    FINISH,
+    Breaker,
+    Holder,
+    RedriveReport,
+    RedriveRequest,
+    Rule,
+)
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.redrive import redrive as run_redrive
 from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import MATCH_SPEC, QUEUE_SPEC, backend_of, match_of
 
@@ -435,6 +464,7 @@ def redrive(module: AnsibleModule) -> Outcome:
         max_redrives=params["max_redrives"],
         state_dir=params["state_dir"],
         completions=params["completions"],
+        held_by=_holders(params["held_by"]),
     )
     try:
         report = run_redrive(backend_of(params), request, check=module.check_mode)
@@ -450,6 +480,10 @@ def _rules(params: dict[str, Any]) -> tuple[Rule, ...]:
     if params["rules"] is None:
         return (Rule(match_of(params["match"]), "requeue", params["destination"]),)
     return tuple(Rule(match_of(rule["match"]), rule["action"], rule["destination"], rule["name"]) for rule in params["rules"])
+
+
+def _holders(given: list[dict[str, Any]] | None) -> tuple[Holder, ...] | None:
+    return None if given is None else tuple(Holder(worker["hostname"], tuple(worker["pids"])) for worker in given)
 
 
 def _limit(params: dict[str, Any]) -> int | None:
@@ -470,9 +504,17 @@ def main() -> None:
             "elements": "dict",
             "options": {
                 "match": {"type": "dict", "options": MATCH_SPEC},
-                "action": {"type": "str", "choices": list(ACTIONS), "default": "requeue"},
+                "action": {"type": "str", "choices": [*ACTIONS, FINISH], "default": "requeue"},
                 "destination": {"type": "str"},
                 "name": {"type": "str"},
+            },
+        },
+        held_by={
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "hostname": {"type": "str", "required": True},
+                "pids": {"type": "list", "elements": "int", "required": True},
             },
         },
         limit={"type": "int"},

@@ -46,8 +46,12 @@ options:
         workers and checks their health. Any failure puts the host back by itself.
       - V(confirmed) disarms the confirm timer. The release is known good from here on.
       - V(reverted) takes the same path as V(active) to an earlier release, and needs no confirmation.
+      - V(drained) quiets the workers of a host that is not on the release and waits for their tasks. When the time is up that is no
+        failure. RV(in_hand) tells which workers still execute.
+      - V(killed) kills these workers, with the processes in which they execute tasks. What becomes of the tasks is the caller's business,
+        see O(queueops.fleet.queue_redrive#module:held_by).
     type: str
-    choices: [prepared, active, confirmed, reverted]
+    choices: [prepared, active, confirmed, reverted, drained, killed]
     required: true
   release:
     description:
@@ -127,6 +131,12 @@ options:
     description: Seconds after which the host takes itself back, unless O(phase=confirmed) came before. Only for O(phase=active).
     type: int
     default: 900
+  spared:
+    description:
+      - For O(phase=reverted), the tasks in hand that have to finish, in words. The phase fails with that, unless the workers have ended by
+        now.
+    type: str
+    default: ""
   host:
     description: The host's name for messages and events. The action plugin sets it to the inventory name.
     type: str
@@ -239,6 +249,43 @@ live:
       description: The workers, each with its name, pid, state, since (seconds since the epoch) and the version that its process runs.
       type: list
       elements: dict
+in_hand:
+  description: The workers that still execute when the drain's time is up.
+  returned: when O(phase=drained)
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The service manager's name of the worker.
+      type: str
+    hostname:
+      description: Its host name, as the worker itself sees it.
+      type: str
+    pids:
+      description: The ids of all its processes, as they see them themselves.
+      type: list
+      elements: int
+    state:
+      description: As in RV(live.workers).
+      type: str
+    pid:
+      description: Its main process.
+      type: int
+    since:
+      description: When that started, seconds since 1970.
+      type: float
+    version:
+      description: The version that it runs.
+      type: str
+    children:
+      description: The processes in which it executes tasks, each with its pid and since.
+      type: list
+      elements: dict
+killed:
+  description: The workers that were killed for O(operation), each with its name, hostname and pids as in RV(in_hand).
+  returned: when O(phase) is V(drained) or V(killed)
+  type: list
+  elements: dict
 timings:
   description: Seconds spent on C(drain), C(swap) and C(start).
   returned: when the host was switched
@@ -259,8 +306,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._release.in_flight import InFlight
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import HostSettings, Order, Result, Wanted
-from ansible_collections.queueops.fleet.plugins.module_utils._release.transaction import HostTransaction
 from ansible_collections.queueops.fleet.plugins.module_utils._worker_options import worker_options
 
 CONFIG_SPEC = {
@@ -311,7 +358,7 @@ def wanted_release(module: AnsibleModule) -> Wanted:
     return Wanted(int(params["release"]), params["version"], artifact, params["checksum"], files)
 
 
-def run_phase(transaction: HostTransaction, module: AnsibleModule) -> Result:
+def run_phase(transaction: InFlight, module: AnsibleModule) -> Result:
     """The one call into the room that the options ask for."""
     params = module.params
     order = Order(params["operation"], params["epoch"])
@@ -327,7 +374,11 @@ def run_phase(transaction: HostTransaction, module: AnsibleModule) -> Result:
         return transaction.foresee_switch(number, order, params["confirm_timeout"] if params["phase"] == "active" else None)
     if params["phase"] == "active":
         return transaction.activate(number, order, params["confirm_timeout"])
-    return transaction.revert(number, order)
+    if params["phase"] == "drained":
+        return transaction.drain(number, order)
+    if params["phase"] == "killed":
+        return transaction.kill(number, order)
+    return transaction.spare(number, order, params["spared"]) if params["spared"] else transaction.revert(number, order)
 
 
 def body(module: AnsibleModule) -> Outcome:
@@ -346,7 +397,7 @@ def body(module: AnsibleModule) -> Outcome:
         config=watched,
     )
     began = time.time()
-    transaction = HostTransaction(settings)
+    transaction = InFlight(settings)
     try:
         found = run_phase(transaction, module)
     except (FleetError, OSError) as problem:
@@ -355,7 +406,7 @@ def body(module: AnsibleModule) -> Outcome:
         with suppress(FleetError, OSError):
             told.details.setdefault("live", transaction.status())
         raise told from problem
-    result = {
+    result: dict[str, Any] = {
         "release": found.release,
         "differs": found.differs,
         "pending": found.pending,
@@ -364,6 +415,8 @@ def body(module: AnsibleModule) -> Outcome:
         "began": began,
         "ended": time.time(),
     }
+    if params["phase"] in ("drained", "killed"):
+        result.update(in_hand=found.in_hand, killed=found.killed)
     diff = [entry.as_ansible() for entry in found.diffs]
     if found.before != found.after and found.pending | found.changed:
         diff.insert(0, {"before_header": "version", "after_header": "version", "before": found.before + "\n", "after": found.after + "\n"})
@@ -384,7 +437,7 @@ def main() -> None:
     spec = {
         "fleet": {"type": "str", "required": True},
         "state_dir": {"type": "path", "default": "/var/lib/queueops"},
-        "phase": {"type": "str", "choices": ["prepared", "active", "confirmed", "reverted"], "required": True},
+        "phase": {"type": "str", "choices": ["prepared", "active", "confirmed", "reverted", "drained", "killed"], "required": True},
         "release": {"type": "raw"},
         "version": {"type": "str"},
         "artifact": {"type": "str"},
@@ -394,6 +447,7 @@ def main() -> None:
         "operation": {"type": "str"},
         "epoch": {"type": "int"},
         "confirm_timeout": {"type": "int", "default": 900},
+        "spared": {"type": "str", "default": ""},
         "host": {"type": "str"},
     }
     run_module(body, spec, supports_check_mode=True)

@@ -167,6 +167,44 @@ def test_in_flight_finish_waits_on(bench: Bench) -> None:
     stays_ended(bench, 0.5)
 
 
+def test_kill_ends_what_was_quieted_with_the_processes_of_its_tasks(bench: Bench) -> None:
+    bench.busy.touch()
+    bench.go("active", "1.0")
+    begun(bench)
+    manager = bench.open_manager()
+    # What still takes tasks is left alone.
+    manager.kill()
+    assert bench.running() == ["1.0"] * INSTANCES
+    manager.quiet()
+    with pytest.raises(OutOfTime) as late:
+        manager.wait_stopped(0.3)
+    seen = [manager.seen_as(one) for one in manager.workers()]
+    assert all(one["hostname"] and one["pids"] for one in seen)
+    tasks = [child["pid"] for one in late.value.details["executing"] for child in one["children"]]
+    assert len(tasks) == INSTANCES
+    manager.kill()
+    manager.wait_stopped(15)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in tasks), what="the end of the tasks' processes")
+    bench.busy.unlink()
+    stays_ended(bench)
+    assert bench.ledger("end") == []
+    manager.kill()
+    bench.go("active", "1.0")
+    assert bench.running() == ["1.0"] * INSTANCES
+
+
+def test_kill_of_what_was_quieted_by_a_signal_of_its_own(bench: Bench) -> None:
+    bench.busy.touch()
+    bench.go("active", "1.0")
+    begun(bench)
+    manager = bench.open_manager(quiet_signal="USR1")
+    manager.quiet()
+    manager.kill()
+    manager.wait_stopped(15)
+    stays_ended(bench)
+    assert bench.ledger("end") == []
+
+
 def test_two_versions_side_by_side(bench: Bench) -> None:
     """While workers of the old version finish what they have, those of the new one run; and never do both take tasks."""
     bench.beside()

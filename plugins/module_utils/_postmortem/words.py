@@ -213,6 +213,7 @@ _TELLERS: dict[str, Callable[[Event, Names], tuple[str, str]]] = {
     "confirm_timer_reverted": _on_release("confirm timer took it back to %s", "bad"),
     "host_failed": _trouble("failed"),
     "host_unreachable": _trouble("is unreachable"),
+    "workers_killed": _on_release("killed the workers that were not done in time, on the way to %s", "bad"),
     "workers_stopped": _trouble("could not go back, so that its workers were stopped"),
     "version_fenced": _fenced,
     "host_reported": _reported,

@@ -29,6 +29,7 @@ ABILITIES: dict[str, str] = {
     "identify": "tell tasks apart without taking them",
     "check": "show which tasks a redrive would take without taking them",
     "breaker": "tell which redriven tasks failed again",
+    "in_flight": "tell which tasks a worker that is killed has in hand",
 }
 
 #: Where a redrive may take tasks from. Any other word is the name of a queue, where the system has such a source ("other").
@@ -51,6 +52,8 @@ ACTIONS: dict[str, str] = {
     "discard": "delete it",
     "compensate": "give it to the queue whose workers undo its effect",
 }
+#: What a rule may say of a task in a worker's hands besides: it stays there, and no later rule takes it.
+FINISH = "finish"
 
 
 @dataclass(frozen=True)
@@ -271,6 +274,14 @@ class Breaker:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A worker as its host knows it: the host's name, and the pids of all its processes, one of which the broker has seen."""
+
+    hostname: str
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class RedriveRequest:
     """One redrive: tasks of ``queue`` from ``source``, each by the first of ``rules`` that it matches.
 
@@ -280,6 +291,7 @@ class RedriveRequest:
     :ivar max_redrives: a task that was redriven this often is parked rather than requeued; None: never.
     :ivar state_dir: the folder on this host in which a ledger file is kept, where the system needs one.
     :ivar completions: a file on this host in which each line is the id of a completed task; proves what workers consumed meanwhile.
+    :ivar held_by: of ``executing``, only what these workers have in hand; None: what all have.
     """
 
     queue: str
@@ -293,6 +305,7 @@ class RedriveRequest:
     max_redrives: int | None = None
     state_dir: str = "/var/lib/queueops"
     completions: str | None = None
+    held_by: tuple[Holder, ...] | None = None
 
 
 class Task:
@@ -370,6 +383,8 @@ class TaskStore(ABC):
     batch = 500
     #: What the operator should know of this broker beforehand; one sentence each, for the report.
     warnings: Sequence[str] = ()
+    #: How many tasks of any queue the workers ``held_by`` have in hand; None: not asked.
+    held: int | None = None
 
     @abstractmethod
     def now(self) -> float:
@@ -456,8 +471,10 @@ class RedriveReport:
     moved: int = 0
     skipped: int = 0
     skipped_because: dict[str, int] = field(default_factory=dict)
-    #: Matched and left where they are, because of the limit or because the breaker stopped the redrive.
+    #: Matched and left where they are, because of the limit, or the breaker stopped the redrive, or their rule says ``finish``.
     remaining: int = 0
+    #: As :attr:`TaskStore.held`.
+    held: int | None = None
     #: Could not be compared with the match, because what it asks for is not recorded; left where they are.
     undetermined: int = 0
     by_action: dict[str, int] = field(default_factory=dict)

@@ -44,6 +44,7 @@ CAPABILITIES = Capabilities(
     system="bullmq",
     can=frozenset(("oldest_age", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
     instead={
+        "in_flight": "Use action=finish; BullMQ's stalled check puts back by itself what a killed worker had in hand",
         "rate": "Use what the workers report to your monitoring",
         "list_queues": "Name the queues in queues; BullMQ keeps no list of them",
         "counters": "Judge the release by the queue's failed tasks, or by another sign; BullMQ does not count per worker",

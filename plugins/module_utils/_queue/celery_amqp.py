@@ -44,6 +44,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "older_than", "newer_than", "header", "field"),
     instead={
+        "in_flight": "Use action=finish; RabbitMQ puts back by itself what a killed worker had not acknowledged",
         "oldest_age": "Look at how many are queued; Celery does not record when a task was published",
         "rate": "Use what the workers report to your monitoring",
         "counters": "Judge the release by another sign; Celery's workers count the tasks they began, not how those ended",

@@ -59,6 +59,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "version", "error", "older_than", "newer_than", "header", "field"),
     instead={
+        "in_flight": "Use action=finish; what a killed worker had not acknowledged, Celery puts back after the visibility time-out",
         "oldest_age": "Look at how many are queued; Celery does not record when a task was published",
         "rate": "Use what the workers report to your monitoring",
         "counters": "Judge the release by another sign; Celery's workers count the tasks they began, not how those ended",

@@ -64,6 +64,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "error", "older_than", "newer_than", "header", "field"),
     instead={
+        "in_flight": "Use action=finish; Dramatiq puts back by itself what a worker had in hand whose heartbeat has expired",
         "rate": "Use what the workers report to your monitoring",
         "list_queues": "Name the queues; Dramatiq does not record on Redis which queues there are",
         "counters": "Judge the release by another sign; Dramatiq counts in its own Prometheus endpoint",

@@ -65,6 +65,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "version", "error", "older_than", "newer_than", "header", "field"),
     instead={
+        "in_flight": "Use action=finish; JetStream gives what a killed worker had in hand to another one after the consumer's ack_wait",
         "rate": "Use what the workers report to your monitoring",
         "counters": "Judge the release by queue lengths and failed tasks; NATS does not count per worker",
         "source:dead_lettered": "Use source=failed, which is the dead-letter stream",

@@ -49,6 +49,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "older_than", "newer_than", "field"),
     instead={
+        "in_flight": "Use action=finish; what a killed worker had in hand is redriven by hand from source=abandoned",
         "rate": "Use what the workers report to your monitoring",
         "pause": QUIET,
         "counters": "Use what the workers report to your monitoring; Procrastinate does not count by worker",

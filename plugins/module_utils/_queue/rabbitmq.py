@@ -53,6 +53,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "version", "error", "older_than", "newer_than", "header", "field"),
     instead={
+        "in_flight": "Use action=finish; RabbitMQ puts back what a worker had in hand by itself as soon as its connection ends",
         "pause": "Quiet the workers through their service manager (role drain, or worker_version with state=stopped)",
         "counters": "Judge the release by the depth of its dead-letter queue, or by another sign",
         "identify": "Give the ids of completed tasks in completions, or look at the counts",

@@ -57,6 +57,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "field"),
     instead={
+        "in_flight": "Use action=finish; what a killed worker had in hand stays in its processing list, and is redriven by hand from there",
         "oldest_age": "Look at how many are queued; a list does not record when a task came",
         "rate": "Use what the workers report to your monitoring",
         "list_queues": "Name the lists in queues; Redis does not record which lists are queues",

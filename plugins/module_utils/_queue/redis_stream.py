@@ -70,6 +70,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "header", "field", "older_than", "newer_than"),
     instead={
+        "in_flight": "Use action=finish; what a killed worker had in hand stays pending, and is redriven by hand from source=abandoned",
         "rate": "Use what the workers report to your monitoring",
         "list_queues": "Name the streams in queues; Redis does not record which streams are queues",
         "counters": "Use a backend that counts per worker (rq), or judge the release by another sign",

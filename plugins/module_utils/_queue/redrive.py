@@ -14,6 +14,7 @@ from typing import Any
 
 from .._errors import FleetError, Refused
 from .api import (
+    FINISH,
     Breaker,
     Capabilities,
     Decision,
@@ -72,22 +73,12 @@ def _require(able: Capabilities, request: RedriveRequest, check: bool) -> None:
         able.require("breaker", "breaker")
     if check and any(rule.match.named() for rule in request.rules):
         able.require("check", "match")
+    if request.held_by is not None:
+        able.require("in_flight", "held_by")
+        if request.source != "executing":
+            raise Refused("Only executing tasks are in a worker's hands", option="held_by", next_step="Give source=executing")
     for rule in request.rules:
-        able.require_action(rule.action)
-        able.require_match(rule.match.named())
-        rule.match.error_pattern()
-        if rule.action == "compensate" and not rule.destination:
-            raise Refused(
-                "A rule that compensates does not say which queue undoes the task's effect",
-                option="rules",
-                next_step="Name the queue in the rule's destination",
-            )
-        if rule.destination and rule.action not in ("requeue", "compensate"):
-            raise Refused(
-                "A rule with action=%s has a destination, and would not use it" % rule.action,
-                option="rules",
-                next_step="Leave destination out, or use action=requeue",
-            )
+        _require_rule(able, rule, request.source)
     if request.rate is not None and request.rate <= 0:
         raise Refused("rate is %s tasks a second" % request.rate, option="rate", next_step="Give a rate above 0, or leave it out")
     if request.breaker is not None and not 0 <= request.breaker.limit < 1:
@@ -95,6 +86,27 @@ def _require(able: Capabilities, request: RedriveRequest, check: bool) -> None:
             "breaker.limit is %s, and has to be a share from 0 to below 1" % request.breaker.limit,
             option="breaker",
             next_step="Give for example limit=0.2 for a fifth",
+        )
+
+
+def _require_rule(able: Capabilities, rule: Rule, source: str) -> None:
+    if rule.action != FINISH:
+        able.require_action(rule.action)
+    elif source != "executing":
+        raise Refused("Only executing tasks can be left to finish", option="rules", next_step="Use another action")
+    able.require_match(rule.match.named())
+    rule.match.error_pattern()
+    if rule.action == "compensate" and not rule.destination:
+        raise Refused(
+            "A rule that compensates does not say which queue undoes the task's effect",
+            option="rules",
+            next_step="Name the queue in the rule's destination",
+        )
+    if rule.destination and rule.action not in ("requeue", "compensate"):
+        raise Refused(
+            "A rule with action=%s has a destination, and would not use it" % rule.action,
+            option="rules",
+            next_step="Leave destination out, or use action=requeue",
         )
 
 
@@ -299,6 +311,8 @@ class _Run:
         if self._check or len(self._rules) != 1 or not self._rules[0][1].any or self._request.max_redrives is not None:
             return False
         rule, _matcher, counted = self._rules[0]
+        if rule.action == FINISH:
+            return False
         report, first = self._report, True
         while True:
             room = self._room(self._store.batch)
@@ -399,12 +413,14 @@ class _Run:
         able = []
         for decision, counted in chosen:
             counted.matched += 1
-            if decision.task.obstacle:
+            if decision.action == FINISH:
+                self._keep(decision, counted)
+            elif decision.task.obstacle:
                 report.skip(decision.task.obstacle)
                 counted.skipped += 1
             else:
                 able.append((decision, counted))
-        hindered = [decision.task for decision, _counted in chosen if decision.task.obstacle]
+        hindered = [decision.task for decision, _counted in chosen if decision.task.obstacle or decision.action == FINISH]
         if hindered:
             self._store.leave(hindered)
         while able:
@@ -417,6 +433,13 @@ class _Run:
             self._acted = not self._check
             outcomes = [""] * len(portion) if self._check else self._store.apply([decision for decision, _counted in portion])
             self._count(portion, outcomes)
+
+    def _keep(self, decision: Decision, counted: RuleReport) -> None:
+        """A task that is left to finish where it is."""
+        self._report.remaining += 1
+        counted.remaining += 1
+        if len(counted.sample) < RULE_SAMPLE:
+            counted.sample.append(_told(decision))
 
     def _room(self, wanted: int) -> int:
         """How many tasks may be acted on now; 0 closes the run."""
@@ -478,6 +501,7 @@ class _Run:
 
     def _finish(self) -> None:
         report = self._report
+        report.held = self._store.held
         report.rules = [asdict(counted) for _rule, _matcher, counted in self._rules]
         if self._fuse is not None:
             report.settled, report.failed_again = self._fuse.settled, self._fuse.failed_again

@@ -32,6 +32,7 @@ from .api import (
 )
 from .redis_connection import RedisConnection
 from .rq_abandoned import AbandonedStore
+from .rq_in_flight import InHandStore
 from .rq_redrive import BATCH, RqStore
 from .rq_tasks import as_text as _text
 from .rq_tasks import parse_time
@@ -44,7 +45,10 @@ _NO_PAYLOAD = "RQ's payloads and meta are pickled and are never read; select by 
 CAPABILITIES = Capabilities(
     system="rq",
     can=frozenset(
-        ("list_queues", "counters", "oldest_age", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")
+        (
+            *("list_queues", "counters", "oldest_age", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker"),
+            "in_flight",
+        )
     ),
     sources={
         "failed": "the queue's failed job registry, oldest expiry first",
@@ -73,6 +77,7 @@ CAPABILITIES = Capabilities(
         "pause": "RQ's pause holds for all queues of the Redis database; a worker that is idle when it is set may still take one task"
         " before it notices; a worker that is started meanwhile exits at once with an error",
         "redrive": "each task leaves its place, is marked and enters the next in one step on the server, up to %d tasks a step" % BATCH,
+        "in_flight": "by the host name and pid in the worker's record and the executions that it lists, which outlive it by minutes",
         "breaker": "by each task's own status; a task that completed and keeps no result has lost its record, and counts as completed",
     },
 )
@@ -384,5 +389,5 @@ class RqBackend(QueueBackend):
     # Redriving
 
     def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
-        kind = AbandonedStore if request.source == "abandoned" else RqStore
+        kind = AbandonedStore if request.source == "abandoned" else InHandStore if request.held_by is not None else RqStore
         return kind(self._redis, self._prefix, request, check, self.look)

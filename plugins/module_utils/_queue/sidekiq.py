@@ -66,6 +66,7 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "error", "older_than", "newer_than", "field"),
     instead={
+        "in_flight": "Use action=finish; Sidekiq puts back what it does not finish in its time-out (-t), and loses it when it is killed",
         "rate": "Use what the workers report to your monitoring",
         "pause": QUIET,
         "counters": "Use what the workers report to your monitoring; Sidekiq counts for all workers and queues together",

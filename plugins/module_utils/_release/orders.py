@@ -58,6 +58,8 @@ class Result:
     :ivar before: the live version, for the diff. ``after``: the release's.
     :ivar timings: seconds per step.
     :ivar confirm_until: when the host takes itself back, unix time.
+    :ivar in_hand: the workers that are still executing when the drain's time is up.
+    :ivar killed: the workers that were killed for the operation.
     """
 
     changed: bool
@@ -69,3 +71,5 @@ class Result:
     after: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     confirm_until: float | None = None
+    in_hand: list[dict[str, Any]] = field(default_factory=list)
+    killed: list[dict[str, Any]] = field(default_factory=list)

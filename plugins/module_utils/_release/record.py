@@ -96,6 +96,7 @@ class HostRecord:
         self.folder = os.path.join(state_dir, fleet)
         self.fleet = fleet
         self._state_path = os.path.join(self.folder, "state.json")
+        self._killed_path = os.path.join(self.folder, "killed.json")
         self._releases = os.path.join(self.folder, "releases")
 
     @property
@@ -138,6 +139,16 @@ class HostRecord:
 
     def save_state(self, state: HostState) -> None:
         write_json(self._state_path, asdict(state))
+
+    def killed(self, operation: str | None) -> list[dict[str, Any]]:
+        """The workers that were killed for an operation on this host, as :meth:`WorkerManager.seen_as` tells of them."""
+        found = read_json(self._killed_path) or {}
+        workers: list[dict[str, Any]] = found.get("workers") or []
+        return workers if operation is not None and found.get("operation") == operation else []
+
+    def save_killed(self, operation: str | None, workers: list[dict[str, Any]]) -> None:
+        """Write down who is about to be killed: only so can a run that died be gone on with. Those of another operation are forgotten."""
+        write_json(self._killed_path, {"operation": operation, "workers": self.killed(operation) + workers})
 
     def releases(self) -> list[ReleaseRecord]:
         """All releases that are recorded here, by number."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
@@ -193,6 +194,23 @@ class WorkerManager(ABC):
             # A worker that has not begun has no task, and no handler for the signal either.
             if worker.pid and self._tasks_in_hand(worker) is not None:
                 self._signal(worker, by)
+
+    def kill(self) -> None:
+        """End each quieted worker, with the processes in which it executes tasks; :meth:`wait_stopped` sees them end."""
+        if self.settings.quiet_by() is not None:
+            # Else the manager would start it again.
+            self._begin_stop()
+        for worker in self.workers():
+            if worker.state == "stopping":
+                self._end(worker)
+
+    def _end(self, worker: WorkerProcess) -> None:
+        if worker.pid:
+            process.kill_tree(worker.pid)
+
+    def seen_as(self, worker: WorkerProcess) -> dict[str, Any]:
+        """By which host name and pids a broker may know the worker: `hostname` and `pids`, those of all its processes."""
+        return {"hostname": socket.gethostname(), "pids": process.tree(worker.pid) if worker.pid else []}
 
     @abstractmethod
     def _begin_stop(self) -> None:

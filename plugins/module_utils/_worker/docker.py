@@ -27,7 +27,7 @@ from .docker_definition import (
     read_definition,
 )
 from .docker_engine import library, open_engine
-from .process import VERSION_VARIABLE
+from .process import VERSION_VARIABLE, pid_inside, tree
 from .versions import VersionStore
 
 #: State.Status -> state of a worker. Source: Docker Engine's API, ContainerState.
@@ -120,6 +120,16 @@ class Docker(WorkerManager):
     def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
         with self._engine() as engine:
             self._kill(engine, worker.name, number.name)
+
+    def _end(self, worker: WorkerProcess) -> None:
+        # With the first process of a container all others end.
+        self._signal(worker, signal.SIGKILL)
+
+    def seen_as(self, worker: WorkerProcess) -> dict[str, Any]:
+        hostname = next(
+            (str(one["Config"].get("Hostname") or "") for one in self._containers() if str(one["Name"]).lstrip("/") == worker.name), ""
+        )
+        return {"hostname": hostname, "pids": [pid_inside(pid) for pid in tree(worker.pid)] if worker.pid else []}
 
     def _begin_stop(self) -> None:
         number = self._definition().stop_signal

@@ -1,12 +1,14 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read what a process itself shows under /proc: when it started, which version it runs, its children."""
+"""What a process itself shows under /proc: when it started, which version it runs, its children; and its end, with all of those."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import time
 from typing import Any
 
@@ -37,6 +39,56 @@ def children(pid: int) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [{"pid": child, "since": started_at(child)} for child in sorted(found)]
+
+
+def tree(pid: int) -> list[int]:
+    """The process and all that come from it, as far as their parents live; the process itself comes first."""
+    made: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        parent = _parent(name) if name.isdigit() else None
+        if parent is not None:
+            made.setdefault(parent, []).append(int(name))
+    found = [pid]
+    for one in found:
+        found.extend(made.get(one, []))
+    return found
+
+
+def _parent(pid: str) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
+
+
+def pid_inside(pid: int) -> int:
+    """The id that the process has in the innermost namespace, which is its own idea of it."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+            found = re.search(r"^NSpid:.*?(\d+)$", status.read(), re.MULTILINE)
+    except OSError:
+        return pid
+    return int(found.group(1)) if found else pid
+
+
+def kill_tree(pid: int) -> None:
+    """Kill the process and all that come from it. They are stopped first, so that none makes another meanwhile."""
+    stopped: set[int] = set()
+    while True:
+        found = set(tree(pid))
+        if found <= stopped:
+            break
+        for one in found - stopped:
+            _send(one, signal.SIGSTOP)
+        stopped |= found
+    for one in stopped:
+        _send(one, signal.SIGKILL)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def sidekiq_busy(pid: int) -> int | None:

@@ -166,6 +166,10 @@ class Systemd(WorkerManager):
     def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
         self._run("kill", "--kill-who=main", f"--signal={number.name}", worker.name, tolerate="No main process to kill")
 
+    def _end(self, worker: WorkerProcess) -> None:
+        # All that is in its control group, whoever made it. A stop is under way, so that systemd does not start it again.
+        self._run("kill", "--kill-who=all", "--signal=SIGKILL", worker.name, tolerate="No process to kill")
+
     def _begin_stop(self) -> None:
         units = sorted(set(self._units) | {worker.name for worker in self.workers()})
         self._run("stop", "--no-block", *units)

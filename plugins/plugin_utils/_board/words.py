@@ -77,6 +77,8 @@ def _phase_words(phase: str, changed: bool, pending: bool, checking: bool) -> tu
         if not pending:
             return "already live", "good"
         return ("would be prepared" if checking else "prepared") if changed else "can be switched to", "plain"
+    if phase in ("drained", "killed"):
+        return ({"drained": "drained first", "killed": "workers killed"}[phase] if changed else "nothing to do"), "plain"
     done = {"active": "active", "confirmed": "confirmed", "reverted": "live again"}.get(phase, phase)
     if not changed:
         return f"already {'live' if phase == 'reverted' else done}", "good"

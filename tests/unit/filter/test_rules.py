@@ -31,6 +31,13 @@ CHARGES = {"name": "charges", "match": {"task": "mailer.charge", "version": "*"}
         ({"unreadable_by": ["1.*"], "match": {"task": "x"}, "of": "queued"}, "Leave action and of out"),
         ({"unreadable_by": ["1.*"], "match": {"task": "x"}, "action": "discard"}, "Leave action and of out"),
         ({"unreadable_by": ["1.*"], "match": {"version": "1.0.0"}}, "records no match.version"),
+        ({"action": "finish"}, "it has action finish, which is for tasks in flight. Say of: in_flight"),
+        (
+            {"action": "fail", "of": "in_flight", "match": {"version": "2", "older_than": 3}},
+            "records no match.version, no match.older_than",
+        ),
+        ({"action": "dead_letter", "of": "in_flight"}, "The queue system rq is not able to dead-letter a task"),
+        ({"action": "finish", "of": "in_flight", "unreadable_by": ["1.*"], "match": {"task": "x"}}, "Leave action and of out"),
         ({"action": "dead_letter"}, "The queue system rq is not able to dead-letter a task. Use action=fail or park"),
         ({"action": "requeue", "match": {"field": {"a": "1"}}}, "cannot select tasks by match.field"),
     ],
@@ -53,6 +60,14 @@ def test_what_a_queue_system_cannot_tell_is_refused_by_name() -> None:
     assert rules_refusal([{"name": "all", "action": "requeue", "match": {"version": "*"}}], sidekiq) == ""
     queued = rules_refusal([LETTERS], {"backend": "rabbitmq", "url": "amqp://broker", "names": ["mail"]})
     assert queued.startswith("Rule letters: The queue system rabbitmq has no source queued")
+
+
+def test_a_system_that_cannot_tell_what_a_killed_worker_had_in_hand_lets_it_finish() -> None:
+    rabbit = {"backend": "rabbitmq", "url": "amqp://broker", "names": ["mail"]}
+    refusal = rules_refusal([{"name": "all", "of": "in_flight", "action": "requeue"}], rabbit)
+    assert refusal.startswith("Rule all: The queue system rabbitmq is not able to tell which tasks a worker that is killed has in hand. ")
+    assert "RabbitMQ puts back what a worker had in hand" in refusal
+    assert rules_refusal([{"name": "all", "of": "in_flight", "action": "finish"}], rabbit) == ""
 
 
 def rules_of(source: str, to: str, away: str = "", *rules: dict[str, Any], backend: str = "rq") -> list[dict[str, Any]]:

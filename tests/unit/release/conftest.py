@@ -57,7 +57,7 @@ numprocs=2
 autostart=false
 autorestart=false
 startsecs=0
-stopwaitsecs=30
+stopwaitsecs=120
 stdout_logfile=NONE
 stderr_logfile=NONE
 """
