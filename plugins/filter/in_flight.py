@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.queueops.fleet.plugins.filter.operation import failed_hosts
 from ansible_collections.queueops.fleet.plugins.filter.rules import (
     EXECUTING,
     WITHOUT_RULE,
@@ -16,6 +17,7 @@ from ansible_collections.queueops.fleet.plugins.filter.rules import (
     rules_of_killed,
     unreadable,
 )
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import capabilities_of
 
 Results = dict[str, dict[str, Any]]
 #: Tasks that are named in the message of a host.
@@ -35,28 +37,48 @@ def in_flight_places(queue: dict[str, Any], rules: list[dict[str, Any]], drained
     ]
 
 
-def in_flight_spared(looked: dict[str, Any], drained: Results) -> dict[str, str]:
+def in_flight_spared(looked: dict[str, Any], queue: dict[str, Any], drained: Results, asked: dict[str, Any]) -> dict[str, str]:
     """The hosts whose workers have to be left alone, and why: one has a task in hand that no rule gives up, or it is not known what it has.
 
     :param looked: the registered result of a loop in check mode of M(queueops.fleet.queue_redrive) over :func:`in_flight_places`.
+    :param asked: what M(queueops.fleet.queue_info) with ``lost_with`` returned before the drain.
     """
+    late = [host for host, result in drained.items() if result.get("in_hand")]
     found: dict[str, str] = {}
-    for host, result in drained.items():
-        if not result.get("in_hand"):
-            continue
+    for host in late:
         answers = [one for one in looked.get("results") or [] if (one.get(one.get("ansible_loop_var") or "") or {}).get("host") == host]
-        why = _why_spared(answers)
+        why = _why_spared(answers) or _lost(asked)
         if why:
             found[host] = why
-    return found
+    if _apart(queue):
+        return found
+    # All that stop or none: what one has in hand cannot be told from what another has.
+    troubled = failed_hosts(drained)
+    if troubled and not found:
+        found = dict.fromkeys(late, "what its workers have in hand cannot be told from what those of %s may have" % ", ".join(troubled))
+    return {host: found.get(host) or next(iter(found.values())) for host in late} if found else {}
+
+
+def _apart(queue: dict[str, Any]) -> bool:
+    return capabilities_of(queue["backend"], queue.get("url") or "").in_flight_apart
+
+
+def _lost(asked: dict[str, Any]) -> str:
+    """Why what workers have in hand would be lost with them; empty: it would not."""
+    if asked.get("lost") is None:
+        return "whether what its workers have in hand is kept without them is not known: %s" % _message(asked)
+    return str(asked["lost"])
+
+
+def _message(result: dict[str, Any]) -> str:
+    return str(result.get("msg") or "no reason was given").strip().rstrip(".")
 
 
 def _why_spared(answers: list[dict[str, Any]]) -> str:
     """Why what these looks (one a queue) saw in the hands of one host's workers cannot be given up; empty: it can."""
     failed = [answer for answer in answers if answer.get("failed") or answer.get("unreachable")]
     if failed or not answers:
-        why = str(failed[0].get("msg") or "no reason was given") if failed else "the broker was not asked"
-        return "what its workers have in hand cannot be told: %s" % why.strip().rstrip(".")
+        return "what its workers have in hand cannot be told: %s" % (_message(failed[0]) if failed else "the broker was not asked")
     kept = [(task, rule) for answer in answers for rule in answer["rules"] if rule["action"] == "finish" for task in rule["sample"]]
     many = sum(rule["matched"] for answer in answers for rule in answer["rules"] if rule["action"] == "finish")
     if many:
@@ -83,6 +105,8 @@ def killed_places(queue: dict[str, Any], rules: list[dict[str, Any]], to: str, d
     :param drained: as in :func:`in_flight_places`; has those that an earlier run of the operation killed.
     :param killed: host to what M(queueops.fleet.worker_release) with the phase V(killed) returned.
     """
+    if in_flight_left(queue, drained, killed):
+        return []
     workers: list[dict[str, Any]] = []
     for results in (drained, killed):
         for result in results.values():
@@ -92,6 +116,22 @@ def killed_places(queue: dict[str, Any], rules: list[dict[str, Any]], to: str, d
     names = [rule["name"] for rule in rules if unreadable(rule, to)]
     chosen = rules_of_killed(rules, to)
     return [{"queue": name, "source": EXECUTING, "rules": chosen, "unreadable": names, "held_by": workers} for name in queue["names"]]
+
+
+def in_flight_left(queue: dict[str, Any], drained: Results, killed: Results) -> list[str]:
+    """What killed workers had in hand and cannot be treated, since it cannot be told from what living ones have; a sentence, or none.
+
+    Parameters as those of :func:`killed_places`.
+    """
+    dead = [host for host, result in killed.items() if result and host not in failed_hosts(killed)]
+    alive = [host for host, result in drained.items() if result.get("in_hand") and host not in dead] + failed_hosts(drained)
+    earlier = [host for host, result in drained.items() if result.get("killed")]
+    if _apart(queue) or not alive or not (dead or earlier):
+        return []
+    return [
+        "tasks that killed workers had in hand (on %s) should have been treated: they cannot be told from those of %s, whose workers may "
+        "still execute, and %s puts them back by itself" % (", ".join(dict.fromkeys([*dead, *earlier])), ", ".join(alive), queue["backend"])
+    ]
 
 
 def _holders(workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -109,6 +149,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "gives_up": gives_up,
+            "in_flight_left": in_flight_left,
             "in_flight_places": in_flight_places,
             "in_flight_spared": in_flight_spared,
             "killed_places": killed_places,

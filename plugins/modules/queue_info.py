@@ -46,6 +46,9 @@ options:
       - With O(backend=redis_list) a list that is absent is an empty queue, and always shown.
     type: bool
     default: false
+  lost_with:
+    description: A version of the workers, for RV(lost). Refused where the system cannot tell what a killed worker has in hand.
+    type: str
 seealso:
   - module: queueops.fleet.queue_drain
   - module: queueops.fleet.queue_redrive
@@ -178,6 +181,12 @@ workers:
     last_seen:
       description: Its last heartbeat, in seconds since 1970 by its host's clock.
       type: float
+lost:
+  description:
+    - Why tasks would be lost if the workers of O(lost_with) were killed with tasks in hand. Empty if none would.
+    - Null without O(lost_with).
+  returned: success
+  type: str
 unknown:
   description: Why a value is null, or that it is an estimate and how good a one, by C(queues.<field>) or C(workers.<field>).
   returned: success
@@ -201,7 +210,12 @@ def look(module: AnsibleModule) -> Outcome:
     # Asking leaves something on the broker for a moment; here that is only done when it was asked for.
     backend = backend_of(dict(params, ask_workers=bool(params["ask_workers"])))
     found = look_with_rate(backend, params["queues"], params["missing_ok"], params["measure"])
-    return Outcome(result=found.as_dict())
+    lost = None
+    if params["lost_with"] is not None:
+        asked = backend_of(params)
+        asked.capabilities.require("in_flight", "lost_with")
+        lost = asked.lost_with(params["lost_with"])
+    return Outcome(result=dict(found.as_dict(), lost=lost))
 
 
 def main() -> None:
@@ -210,6 +224,7 @@ def main() -> None:
         queues={"type": "list", "elements": "str"},
         measure={"type": "float", "default": 0.0},
         missing_ok={"type": "bool", "default": False},
+        lost_with={"type": "str"},
     )
     run_module(look, spec, supports_check_mode=True)
 

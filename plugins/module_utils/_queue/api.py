@@ -67,6 +67,7 @@ class Capabilities:
     :ivar sources: where a redrive may take tasks from (keys of :data:`SOURCES`), and what that is in this system.
     :ivar actions: what a rule may make of a task (keys of :data:`ACTIONS`), and how this system does it.
     :ivar match: the ``match`` options that a redrive understands.
+    :ivar in_flight_apart: with ``in_flight``: whether it tells apart what each of the workers has in hand; else it tells of all that stop.
 
     ``instead`` may also be keyed by ``source:<source>``, ``action:<action>`` and ``match:<option>``.
     """
@@ -78,6 +79,7 @@ class Capabilities:
     match: tuple[str, ...] = ()
     instead: Mapping[str, str] = field(default_factory=dict)
     guarantee: Mapping[str, str] = field(default_factory=dict)
+    in_flight_apart: bool = False
 
     def require(self, ability: str, option: str | None = None) -> None:
         """Refuse, before anything is changed, what this system is not able to do.
@@ -542,6 +544,13 @@ class QueueBackend(ABC):
         """
         self.capabilities.require("pause", "state")
         raise NotImplementedError  # a backend that declares the ability has to override this
+
+    def lost_with(self, version: str) -> str:
+        """Why tasks would be lost if workers of ``version`` were killed with tasks in hand; empty: none would. Ask it while they listen.
+
+        Only asked where the system has the ability ``in_flight``.
+        """
+        return ""
 
     def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
         """The tasks that ``request`` means. What can be refused is refused here; see :class:`TaskStore`."""

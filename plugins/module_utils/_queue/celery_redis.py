@@ -15,6 +15,7 @@ from .celery_control import NOT_ASKED, NOT_COUNTED, QUESTIONS, Answers, held_of,
 from .celery_message import NO_ARGUMENTS
 from .celery_pause import UNREADABLE, Pauses
 from .celery_redis_failed import FailedStore, scan_failed
+from .celery_redis_in_flight import InHandStore, lost_with
 from .celery_redis_keys import CeleryKeys, Held, Mailbox
 from .celery_redis_messages import HeldStore, ListStore
 from .celery_redis_scripts import SIZE
@@ -41,7 +42,7 @@ _NO_DEAD = "Celery on Redis has no dead letters of its own; name the queue for t
 
 CAPABILITIES = Capabilities(
     system="celery",
-    can=frozenset(("list_queues", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker")),
+    can=frozenset(("list_queues", "pause", "redrive", "redrive_run", "redrive_count", "identify", "check", "breaker", "in_flight")),
     sources={
         "failed": "results with the state FAILURE of tasks of this queue; " + _RESULTS,
         "parked": "the list queueops:parked:<queue>, which no worker consumes",
@@ -59,7 +60,6 @@ CAPABILITIES = Capabilities(
     },
     match=("ids", "task", "version", "error", "older_than", "newer_than", "header", "field"),
     instead={
-        "in_flight": "Use action=finish; what a killed worker had not acknowledged, Celery puts back after the visibility time-out",
         "oldest_age": "Look at how many are queued; Celery does not record when a task was published",
         "rate": "Use what the workers report to your monitoring",
         "counters": "Judge the release by another sign; Celery's workers count the tasks they began, not how those ended",
@@ -74,6 +74,9 @@ CAPABILITIES = Capabilities(
         "redrive": "each task is marked, leaves its place and enters the other in one step on the server. A failed task comes back with its"
         " id, name, arguments, group and stamps; callbacks, chain, chord, priority and time limits are not in a result and are lost. "
         "One whose message a worker has not acknowledged is left, for Celery delivers it again. " + _RESULTS,
+        "in_flight": "what is unacknowledged and in the hands of no worker that listens; so of the workers that stop all are killed or"
+        " none. Those that listen have to answer, and those of the version that goes to say that all their tasks are acknowledged late"
+        " (acks_late). A worker of the same queues that stops meanwhile for another reason is taken for one that was killed",
         "redrive_count": "in the header queueops_redrives, and for failed tasks in a hash that is kept for 7 days after the last redrive",
         "breaker": "by the results of the redriven tasks; tasks with ignore_result=True never show how they ended",
         "look": "workers are asked through Celery's remote control, as `celery inspect` does: a private list takes the answers and is gone"
@@ -240,6 +243,10 @@ class CeleryRedisBackend(QueueBackend):
 
     # Redriving
 
+    def lost_with(self, version: str) -> str:
+        """By what the workers answer about their tasks; see ``celery_redis_in_flight.py``."""
+        return lost_with(self._redis, self._mailbox, version) if self._ask else NOT_ASKED
+
     def open_store(self, request: RedriveRequest, check: bool) -> TaskStore:
         """What can be refused is refused here: no such queue, a server that takes no writes, results that hold no arguments."""
         redis, keys, source = self._redis, self._keys, request.source
@@ -252,7 +259,9 @@ class CeleryRedisBackend(QueueBackend):
         with redis.asking("find the queues") as client:
             self._require_queues(client, request)
         store: CeleryStore
-        if source == "failed":
+        if request.held_by is not None:
+            store = InHandStore(redis, keys, self._mailbox, request, check)
+        elif source == "failed":
             store = FailedStore(redis, keys, request, check)
         elif source in ("executing", "abandoned"):
             store = HeldStore(redis, keys, self._mailbox, request, check)

@@ -66,6 +66,7 @@ CAPABILITIES = Capabilities(
         "compensate": "to the end of the destination, with queueops_action=compensate in the job's hash",
     },
     match=("ids", "task", "version", "error", "older_than", "newer_than"),
+    in_flight_apart=True,
     instead={
         "rate": "Give queue_info measure; it takes the rate from what the workers count",
         "source:dead_lettered": "Give source=failed; RQ has no dead letters, what failed for good is in the failed job registry",

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.filter.foreseen import foreseen_tasks
-from ansible_collections.queueops.fleet.plugins.filter.in_flight import gives_up, in_flight_places, in_flight_spared, killed_places
+from ansible_collections.queueops.fleet.plugins.filter.in_flight import (
+    gives_up,
+    in_flight_left,
+    in_flight_places,
+    in_flight_spared,
+    killed_places,
+)
 from ansible_collections.queueops.fleet.plugins.filter.rules import redrive_places
 
 QUEUE = {"backend": "rq", "url": "redis://broker", "names": ["mail", "bulk"]}
@@ -43,6 +49,9 @@ def test_only_rules_for_tasks_in_flight_with_another_action_than_finish_give_the
         ("(no rule)", "finish"),
     ]
     assert places[0]["rules"][-1] == REST
+
+
+CELERY = {"backend": "celery", "url": "redis://broker", "names": ["mail"]}
 
 
 def looked(*answers: dict[str, Any]) -> dict[str, Any]:
@@ -85,13 +94,39 @@ def took(moved: int = 0, held: int | None = 1, **kept: list[str]) -> dict[str, A
     ],
 )
 def test_a_host_is_spared_unless_all_that_it_has_in_hand_is_given_up(answers: tuple[dict[str, Any], ...], why: str) -> None:
-    spared = in_flight_spared(looked(*answers), DRAINED)
+    spared = in_flight_spared(looked(*answers), QUEUE, DRAINED, {"lost": ""})
     assert set(spared) == ({"worker1"} if why else set())
     assert spared.get("worker1", "").startswith(why)
 
 
 def test_a_broker_that_is_out_of_reach_spares_all() -> None:
-    assert in_flight_spared({"unreachable": True, "msg": "no route"}, DRAINED)["worker1"]
+    assert in_flight_spared({"unreachable": True, "msg": "no route"}, QUEUE, DRAINED, {"lost": ""})["worker1"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"lost": "it acknowledges early"}, "it acknowledges early"),
+        ({"failed": True, "msg": "no broker."}, "whether what its workers have in hand is kept without them is not known: no broker"),
+        ({}, "whether what its workers have in hand is kept without them is not known: no reason was given"),
+    ],
+)
+def test_a_host_is_spared_if_its_tasks_would_be_lost_or_that_is_not_known(asked: dict[str, Any], why: str) -> None:
+    assert in_flight_spared(looked(took(1), took()), QUEUE, DRAINED, asked) == {"worker1": why}
+
+
+def test_where_living_workers_cannot_be_told_from_killed_ones_all_are_dead_or_nothing_is_treated() -> None:
+    drained: dict[str, dict[str, Any]] = {name: {"in_hand": [WORKER], "killed": []} for name in ("worker1", "worker2")}
+    killed: dict[str, dict[str, Any]] = {"worker1": {"killed": [WORKER]}, "worker2": {"failed": True, "msg": "no route"}}
+    assert killed_places(CELERY, RULES, "1.0.0", drained, killed) == []
+    (left,) = in_flight_left(CELERY, drained, killed)
+    assert "(on worker1)" in left and "from those of worker2, whose workers may still execute" in left
+    assert in_flight_left(QUEUE, drained, killed) == [] and len(killed_places(QUEUE, RULES, "1.0.0", drained, killed)) == 2
+    killed["worker2"] = {"killed": [WORKER]}
+    assert in_flight_left(CELERY, drained, killed) == [] and len(killed_places(CELERY, RULES, "1.0.0", drained, killed)) == 1
+    # Nobody was killed: then there is nothing that was left.
+    assert in_flight_left(CELERY, drained, {}) == []
+    assert in_flight_left(CELERY, {**drained, "worker3": {"in_hand": [], "killed": [WORKER]}}, {}) != []
 
 
 def test_what_killed_workers_had_in_hand_is_treated_and_what_cannot_be_read_is_parked_first() -> None:
@@ -118,3 +153,17 @@ def test_the_plan_counts_what_is_in_flight_in_a_rollback() -> None:
         ("mails", "executing", "requeue", 3),
         ("(no rule)", "executing", "finish", 3),
     ]
+
+
+def test_where_they_cannot_be_told_apart_all_hosts_are_spared_or_none() -> None:
+    drained: dict[str, dict[str, Any]] = {name: {"in_hand": [WORKER], "killed": []} for name in ("worker1", "worker2")}
+    places = in_flight_places(CELERY, RULES, drained)
+    answers = [{"ansible_loop_var": "place", "place": place, **took(1)} for place in places]
+    assert in_flight_spared({"results": answers}, CELERY, drained, {"lost": ""}) == {}
+    # Of one that could not be drained nobody knows whether its workers stop.
+    troubled = in_flight_spared({"results": answers}, CELERY, {**drained, "worker3": {"unreachable": True}}, {"lost": ""})
+    assert set(troubled) == {"worker1", "worker2"} and troubled["worker1"].endswith("cannot be told from what those of worker3 may have")
+    assert in_flight_spared({"results": answers}, QUEUE, {**drained, "worker3": {"unreachable": True}}, {"lost": ""}) == {}
+    answers[1].update(took(0, 1, charges=["t1"]))
+    spared = in_flight_spared({"results": answers}, CELERY, drained, {"lost": ""})
+    assert spared == dict.fromkeys(("worker1", "worker2"), "its workers have to finish task t1 (m), by rule charges")

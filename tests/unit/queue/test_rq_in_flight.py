@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from typing import Any
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound, Refused
@@ -40,7 +41,8 @@ def test_only_what_the_named_worker_had_in_hand_is_treated(broker: Broker) -> No
     report = by_rules(broker, source="executing", held_by=holder(4194305, killed))
     assert (report.matched, report.moved, report.held) == (1, 1, 1)
     assert broker.queue().get_job_ids() == [mine]
-    assert [member.decode().split(":")[0] for member in broker.client.zrange("rq:wip:mail", 0, -1)] == [others]
+    left: list[Any] = list(broker.client.zrange("rq:wip:mail", 0, -1))
+    assert [member.decode().split(":")[0] for member in left] == [others]
     # A second time there is nothing.
     assert by_rules(broker, source="executing", held_by=holder(killed)).matched == 0
 

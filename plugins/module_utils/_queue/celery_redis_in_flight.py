@@ -1,0 +1,79 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Celery workers on Redis have in hand that stop or were killed, and whether it would be lost with them.
+
+Kombu keeps what is not acknowledged, and does not say whose it is. A worker that has been told to stop does not listen any more. So what is
+unacknowledged and in the hands of no worker that listens is in those of workers that stop, or were killed; which one of them is not told.
+
+A task that is acknowledged before it runs, which is Celery's default, is nowhere on the broker and would be lost with its worker. Which
+tasks are so a worker tells as long as it listens (``lost_with``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator
+
+from .._errors import Unavailable
+from .api import RedriveRequest, Task, version_and_host
+from .celery_control import Answers, held_by
+from .celery_redis_keys import CeleryKeys, Mailbox
+from .celery_redis_messages import HeldStore
+from .redis_connection import RedisConnection
+
+_IN_HAND: dict[str, dict[str, Any]] = {"active": {"safe": True}, "reserved": {}, "scheduled": {}}
+_REGISTERED: dict[str, dict[str, Any]] = {"registered": {"taskinfoitems": ["acks_late"]}}
+#: Tasks that are named in a sentence.
+NAMED = 5
+
+
+class InHandStore(HeldStore):
+    """The unacknowledged tasks of one queue that no listening worker has in hand; whose they are cannot be told."""
+
+    def __init__(self, redis: RedisConnection, keys: CeleryKeys, mailbox: Mailbox, request: RedriveRequest, check: bool) -> None:
+        super().__init__(redis, keys, mailbox, request, check)
+        with redis.asking("ask the workers what they have in hand") as client:
+            # One that comes in meanwhile cannot be in an answer from before.
+            before = keys.unacked(client)
+            answers = mailbox.ask(client, _IN_HAND)
+            held = before.still(keys.unacked(client))
+        if not answers.complete:
+            raise _silent(redis, mailbox, answers)
+        if held.total and held.ids is None:
+            raise Unavailable(
+                "The workers at %s hold %d messages, too many to be compared one by one" % (redis.where, held.total),
+                option="held_by",
+                next_step="Wait until there are fewer",
+            )
+        listening = {str(task.get("id")) for node in answers.names() for _kind, task in held_by(answers, node)}
+        silent = {queue: set(ids) - listening for queue, ids in (held.ids or {}).items()}
+        self.held = sum(len(ids) for ids in silent.values())
+        self._silent = silent.get(request.queue, set())
+
+    def windows(self) -> Iterator[list[Task]]:
+        for window in super().windows():
+            yield [task for task in window if task.id in self._silent]
+
+
+def lost_with(redis: RedisConnection, mailbox: Mailbox, version: str) -> str:
+    """Why tasks would be lost if the workers of ``version`` were killed; empty: none would."""
+    with redis.asking("ask the workers which tasks they acknowledge late") as client:
+        answers = mailbox.ask(client, _REGISTERED)
+    if not answers.complete:
+        return _silent(redis, mailbox, answers).message
+    told = {node: tasks for node, tasks in answers.by.get("registered", {}).items() if version_and_host(node)[0] == version}
+    if not told:
+        return "no listening worker has version %s in its name, so whether it acknowledges its tasks late is not known" % version
+    early = sorted({str(task).split(" ")[0] for tasks in told.values() for task in tasks if "acks_late=True" not in str(task)})
+    if not early:
+        return ""
+    named = ", ".join(early[:NAMED]) + (" and %d more" % (len(early) - NAMED) if len(early) > NAMED else "")
+    return "version %s acknowledges tasks before they have run (%s; acks_late is not set), which would be lost with a killed worker" % (
+        version,
+        named,
+    )
+
+
+def _silent(redis: RedisConnection, mailbox: Mailbox, answers: Answers) -> Unavailable:
+    why = answers.why_not or "%d listen, %d answered" % (mailbox.receivers or 0, len(answers.names()))
+    return Unavailable("Not every Celery worker at %s answered: %s" % (redis.where, why), option="celery.inspect_timeout")
