@@ -64,7 +64,7 @@ def lost_with(redis: RedisConnection, mailbox: Mailbox, version: str) -> str:
     told = {node: tasks for node, tasks in answers.by.get("registered", {}).items() if version_and_host(node)[0] == version}
     if not told:
         return "no listening worker has version %s in its name, so whether it acknowledges its tasks late is not known" % version
-    early = sorted({str(task).split(" ")[0] for tasks in told.values() for task in tasks if "acks_late=True" not in str(task)})
+    early = sorted({str(task).split(" ", maxsplit=1)[0] for tasks in told.values() for task in tasks if "acks_late=True" not in str(task)})
     if not early:
         return ""
     named = ", ".join(early[:NAMED]) + (" and %d more" % (len(early) - NAMED) if len(early) > NAMED else "")

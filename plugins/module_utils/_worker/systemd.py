@@ -168,7 +168,7 @@ class Systemd(WorkerManager):
 
     def _end(self, worker: WorkerProcess) -> None:
         # All that is in its control group, whoever made it. A stop is under way, so that systemd does not start it again.
-        self._run("kill", "--kill-who=all", "--signal=SIGKILL", worker.name, tolerate="No process to kill")
+        self._run("kill", "--kill-who=all", "--signal=SIGKILL", worker.name, tolerate="not loaded")
 
     def _begin_stop(self) -> None:
         units = sorted(set(self._units) | {worker.name for worker in self.workers()})

@@ -39,6 +39,8 @@ def test_a_good_deploy_is_a_handful_of_lines(good_run: subprocess.CompletedProce
         f"worker1   release 1 (2.0.0)     active         {figures}",
         f"worker2   release 1 (2.0.0)     active         {figures}",
         f"worker3   release 1 (2.0.0)     active         {figures}",
+        "worker1   release 1 (2.0.0)     drained first",
+        "worker1   release 1 (2.0.0)     nothing to do",
         "gate      PASS: 31 of 90 failed (34.4 %, limit 5.0 %)",
         "mail      31 of 31 matching tasks put back, 0 remain; conservation proven",
         "sms       31 of 31 matching tasks put back, 0 remain; conservation proven",

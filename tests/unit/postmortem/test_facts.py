@@ -204,12 +204,14 @@ def test_what_rules_made_of_tasks_is_told_by_rule(fleet: Fleet) -> None:
     ]
     fleet.add(5, "tasks_redriven", queue="mail", matched=3, moved=2, remaining=0, rules=took)
     fleet.add(6, "tasks_treated", queue="mail", source="queued", matched=5, moved=5, rules=[dict(took[0], action="park", moved=5)])
+    fleet.add(7, "workers_killed", "worker1", release=1)
     facts = fleet.facts("op-0002-deploy")
     assert ("compensate by rule charges", 2) in facts.redrives[-1].outcomes
     assert "put back" not in dict(facts.redrives[-1].outcomes)
     told = " ".join(entry.text for entry in facts.timeline)
     assert "2 of 3 failed tasks of mail treated by rules (compensate 2 by rule charges" in told
     assert "5 of 5 queued tasks of mail treated by rules (park 5 by rule charges)" in told
+    assert "killed the workers that were not done in time, on the way to release 1 (" in told
 
 
 def test_a_version_that_was_shut_out_is_told(fleet: Fleet) -> None:
