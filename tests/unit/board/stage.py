@@ -85,7 +85,9 @@ PLAYBOOK = """\
         answer: {changed: false, warnings: [the broker is slow], live: {release: 1, version: 2.0.0, phase: confirmed}}
       run_once: true
     - name: Workers that are not done in time
-      queueops.fleet.worker_release: {phase: "{{ item }}", answer: {changed: "{{ item != 'killed' }}", release: {number: 1, version: 2.0.0}}}
+      queueops.fleet.worker_release:
+        phase: "{{ item }}"
+        answer: {changed: "{{ item != 'killed' }}", release: {number: 1, version: 2.0.0}}
       loop: [drained, killed]
       run_once: true
     - name: A line of its own
