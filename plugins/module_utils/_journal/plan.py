@@ -17,6 +17,8 @@ from .agreement import aligned
 DIGITS = 12
 
 COLUMNS = ("host", "is on", "goes to", "what changes")
+_UNREACHABLE = "unreachable"
+_WITHOUT = " %s cannot be reached: the others go back all the same, and the run fails."
 RULE_COLUMNS = ("rule", "queue", "takes of", "and does", "tasks")
 
 
@@ -83,16 +85,20 @@ class Plan:
 
     def sentence(self, fleet: str) -> str:
         """What the on-call reads."""
-        if self.cannot:
+        away = [step.host for step in self.steps if step.cannot.startswith(_UNREACHABLE)]
+        # A rollback goes on without them; a deploy does not.
+        if self.cannot and (self.kind == "deploy" or self.cannot != away):
             return "Fleet %s cannot go to %s: see %s. Nothing was changed." % (
                 fleet,
                 _named(self.target, self.version),
                 ", ".join(self.cannot),
             )
-        if not self.changes:
-            return "Nothing to do: fleet %s is on %s." % (fleet, _named(self.target, self.version))
+        goes = "fleet %s" % fleet, _named(self.target, self.version)
         hosts = "%d of %d hosts" % (len(self.pending), len(self.steps))
-        return "Plan %s: %s of fleet %s to %s, which changes %s." % (self.id, self.kind, fleet, _named(self.target, self.version), hosts)
+        told = "Plan %s: %s of %s to %s, which changes %s." % (self.id, self.kind, *goes, hosts)
+        if not self.changes:
+            told = "Nothing to do: %s is on %s." % goes
+        return told + (_WITHOUT % ", ".join(away) if away else "")
 
 
 def plan(
@@ -150,7 +156,7 @@ def hold(made: Plan, wanted: str) -> None:
 def _step(host: str, result: Mapping[str, Any]) -> Step:
     live = result.get("live")
     if result.get("unreachable"):
-        return Step(host, "not known", "", "unreachable: %s" % _first_line(result.get("msg")))
+        return Step(host, "not known", "", "%s: %s" % (_UNREACHABLE, _first_line(result.get("msg"))))
     if result.get("failed") or not isinstance(live, Mapping):
         return Step(host, "not known", "", _first_line(result.get("msg")) or "did not answer")
     found = _named(live.get("release") or 0, live.get("version"))

@@ -55,6 +55,16 @@ def test_nothing_to_do_is_told_as_such() -> None:
     assert not found.changes and found.sentence("mailer") == "Nothing to do: fleet mailer is on release 2 (2.0.0)."
 
 
+def test_a_rollback_goes_on_without_a_host_that_cannot_be_reached_and_a_deploy_does_not() -> None:
+    down = {"worker1": RESULT, "worker2": {"unreachable": True, "msg": "No route to host"}}
+    deploy, rollback = made(down), plan("rollback", "h1", 2, "2.0.0", 1, HOSTS, down)
+    assert deploy.sentence("mailer") == "Fleet mailer cannot go to release 2 (2.0.0): see worker2. Nothing was changed."
+    told = "rollback of fleet mailer to release 2 (2.0.0), which changes 1 of 2 hosts. worker2 cannot be reached: the others go back"
+    assert told in rollback.sentence("mailer")
+    unfit = plan("rollback", "h1", 2, "2.0.0", 1, HOSTS, {**down, "worker1": {"failed": True, "msg": "no snapshot"}})
+    assert "cannot go" in unfit.sentence("mailer")
+
+
 def test_a_host_that_did_not_answer_is_not_left_out() -> None:
     found = made({"worker1": RESULT, "worker2": {"unreachable": True, "msg": "No route to host"}})
     assert found.cannot == ["worker2"] and "CANNOT: unreachable: No route to host" in found.text()

@@ -70,7 +70,7 @@ def fleet(server: RedisServer) -> Iterator[Fleet]:
 
 
 def users(broker: Broker) -> set[str]:
-    return {user for user in broker.client.acl_users() if user.startswith("mailer-")}
+    return {user for user in map(str, broker.client.acl_users()) if user.startswith("mailer-")}
 
 
 def test_a_host_out_of_reach_takes_no_task_with_the_bad_version(fleet: Fleet, server: RedisServer, tmp_path: Path) -> None:
@@ -138,6 +138,19 @@ def test_a_broker_that_dies_before_the_version_is_shut_out_leaves_it_undone_and_
     network.mend()
     network.cut("worker2")
     assert "is shut out at the broker" in " ".join(fleet.run("rollback").stdout.split())
+
+
+def test_a_broker_that_dies_before_the_good_version_is_let_in_leaves_it_undone_and_says_so(fleet: Fleet) -> None:
+    fleet.specification["gate"] = {"min_tasks": 5, "bake": 0, "timeout": 2}
+    assert fleet.run("deploy", version="2.0.0").returncode == 2, "nothing completes a task, so that the gate cannot decide"
+    network = Network(fleet)
+    network.cut_at("broker1", "before", "state", "open")
+    done = fleet.run("resume", do="undo")
+    assert done.returncode != 0
+    assert "version 1.0.0 should have been let in at the broker" in " ".join(done.stdout.split())
+    network.mend()
+    must(fleet.run("resume"))
+    assert fleet.versions() == {"1.0.0"}
 
 
 @pytest.mark.parametrize(

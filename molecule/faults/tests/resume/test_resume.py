@@ -70,7 +70,7 @@ def resumed(lab: Lab) -> None:
 
 
 def test_resume_after_every_event_ends_where_the_uninterrupted_run_does() -> None:
-    deaths = []
+    deaths: list[str] = []
     while True:
         lab = standing("mailer")
         lab.publish()
