@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import QUIET_SIGNALS, polls
+from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import QUIET_SIGNALS
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.process import sidekiq_busy
+from ansible_collections.queueops.fleet.plugins.module_utils._worker.waiting import polls
 
 from tests.contract.common import QUEUE
 from tests.contract.conftest import Servers

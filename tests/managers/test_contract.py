@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, NotFound, OutOfTime, Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._worker import guard
-from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import polls
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.ensure import survey
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.quarantine import end_quarantine, quarantine
+from ansible_collections.queueops.fleet.plugins.module_utils._worker.waiting import polls
 
 from tests.managers.bench import BROKEN, INSTANCES, WORKER, Bench
 from tests.managers.benches import point

@@ -84,6 +84,8 @@ class Switch:
         """Whether the target's workers may start while the origin's still finish: not where these would read the target's config."""
         if not (origin.running and target.running and origin.version and target.version) or origin.version == target.version:
             return False
+        if not self._settings.worker.get("side_by_side"):
+            return False
         manager = open_manager(self._settings.worker)
         return may_stand_beside(manager, manager.workers()) and not self._history.diff(LIVE, self._history.resolve(target.snapshot))
 

@@ -12,11 +12,12 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 from .._errors import FleetError, NotFound, OutOfTime, Refused
 from . import process
 from .probes import read_probes
+from .waiting import polls
 
 #: The states of a worker as a manager sees it. `failed` and `stopped` have no process; `stopping` finishes its task.
 STATES = ("running", "starting", "stopping", "stopped", "failed")
@@ -153,6 +154,10 @@ class WorkerProcess:
         """Whether it has no process any more and so executes nothing."""
         return self.state in ("stopped", "failed")
 
+    def is_there(self) -> bool:
+        """Whether its process is still the one that was seen. Asks the kernel alone; False also where that cannot tell."""
+        return process.is_there(self.pid, self.since)
+
     def as_dict(self) -> dict[str, Any]:
         """As a module returns it."""
         return asdict(self)
@@ -275,7 +280,12 @@ class WorkerManager(ABC):
         left: list[WorkerProcess] = []
         # Quieted by a signal of its own, a worker may need to be told to end when it has nothing left to do.
         to_end = self.settings.quiet_by() is not None
-        for _look in polls(timeout):
+
+        def idle() -> bool:
+            # Whoever has its process has not ended. Those that have yet to be told to end are looked at by their tasks.
+            return not to_end and bool(left) and all(worker.is_there() for worker in left)
+
+        for _look in polls(timeout, idle=idle):
             left = [worker for worker in self.workers() if not worker.ended and is_meant(worker)]
             if to_end and all(self._tasks_in_hand(worker) in (0, None) for worker in left):
                 self._begin_stop()
@@ -347,10 +357,11 @@ class WorkerManager(ABC):
         return False
 
     def _await_stops(self) -> None:
-        limit = min(self.kill_limit(), self.settings.drain_timeout) + 1.0
-        stopping: list[WorkerProcess] = []
-        for _look in polls(limit):
-            stopping = [worker for worker in self.workers() if worker.state == "stopping"]
+        stopping = self._stopping()
+        if not stopping:
+            return
+        for _look in polls(min(self.kill_limit(), self.settings.drain_timeout) + 1.0):
+            stopping = self._stopping()
             if not stopping:
                 return
         queued = self.queues_starts
@@ -361,6 +372,9 @@ class WorkerManager(ABC):
             next_step=None if queued else "Run again when they have ended",
             details={"executing": [executing(worker) for worker in stopping]},
         )
+
+    def _stopping(self) -> list[WorkerProcess]:
+        return [worker for worker in self.workers() if worker.state == "stopping"]
 
     def _rows(self, first: list[WorkerProcess], second: list[WorkerProcess]) -> list[WorkerProcess]:
         """The fleet's workers, which are those of one of two rows of slots, and of the other one those that are leaving or too many."""
@@ -413,23 +427,6 @@ class WorkerManager(ABC):
         # What lies under the root may come only with the version that is yet to be switched to.
         if os.path.isabs(program) and not program.startswith(root) and not os.access(program, os.X_OK):
             raise NotFound(f"The health command {program} is not an executable file", option="worker.health.command")
-
-
-def polls(limit: float, first: float = 0.05, longest: float = 1.0) -> Iterator[float]:
-    """Yield at once, then after pauses that grow from `first` to `longest`, and a last time when `limit` seconds are up.
-
-    Yields the seconds since the beginning.
-    """
-    begun = time.monotonic()
-    pause = first
-    while True:
-        elapsed = time.monotonic() - begun
-        yield elapsed
-        left = limit - (time.monotonic() - begun)
-        if elapsed >= limit:
-            return
-        time.sleep(max(0.0, min(pause, left)))
-        pause = min(pause * 1.5, longest)
 
 
 def executing(worker: WorkerProcess, children: Callable[[int], list[dict[str, Any]]] = process.children) -> dict[str, Any]:

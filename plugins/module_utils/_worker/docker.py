@@ -14,7 +14,7 @@ from typing import Any
 
 from .._errors import FleetError, NotFound, Refused
 from . import guard
-from .api import WorkerManager, WorkerProcess, WorkerSettings, polls
+from .api import WorkerManager, WorkerProcess, WorkerSettings
 from .artifact_image import require_image, tag_of
 from .docker_definition import (
     DEFINITION,
@@ -29,6 +29,7 @@ from .docker_definition import (
 from .docker_engine import library, open_engine
 from .process import VERSION_VARIABLE, pid_inside, tree
 from .versions import VersionStore
+from .waiting import polls
 
 #: State.Status -> state of a worker. Source: Docker Engine's API, ContainerState.
 STATES = {

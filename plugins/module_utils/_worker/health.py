@@ -11,9 +11,10 @@ import time
 from typing import Any
 
 from .._errors import FleetError, NotFound, OutOfTime
-from .api import WorkerManager, WorkerProcess, polls
+from .api import WorkerManager, WorkerProcess
 from .probes import Probe, read_probes
 from .process import VERSION_VARIABLE
+from .waiting import polls
 
 #: Of what a health command says, as much as helps and no more.
 TAIL = 1000
@@ -52,7 +53,12 @@ def _wait_held(
     limit = start_timeout + max(condition.hold for condition in held)
     # A short hold is missed by long pauses, so look at least four times in it.
     longest = min(1.0, max(0.05, min(condition.hold for condition in held) / 4))
-    for elapsed in polls(limit, longest=longest):
+
+    def idle() -> bool:
+        # Whoever restarts has another process. A probe sees what no process shows, so that it is asked each time.
+        return bool(pids) and not probes and not held[0].is_met() and all(worker.is_there() for worker in workers)
+
+    for elapsed in polls(limit, longest=longest, idle=idle):
         workers = _staying(manager)
         wrong = _wrong(workers, version)
         if not wrong and pids and _pids(workers) != pids:

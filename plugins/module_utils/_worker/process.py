@@ -18,15 +18,32 @@ VERSION_VARIABLE = "QUEUEOPS_VERSION"
 
 def started_at(pid: int) -> float | None:
     """When the process started, seconds since 1970; None when it is gone."""
+    fields = _stat(pid)
+    return None if fields is None else round(_start(fields), 1)
+
+
+def is_there(pid: int | None, since: float | None) -> bool:
+    """Whether the process with this number is the one that started then, and runs; False also where that cannot be told."""
+    fields = None if pid is None else _stat(pid)
+    if fields is None or since is None or fields[0] == b"Z":
+        return False
+    # The clock is set now and then; but no number is given again within a second.
+    return abs(_start(fields) - since) < 1.0
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """The fields of the process's status from its state on; None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             # The second field, the name in brackets, may hold spaces and brackets itself.
-            fields = stat.read().rpartition(b")")[2].split()
+            return stat.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    ticks = int(fields[19])
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return round(time.time() - age, 1)
+
+
+def _start(fields: list[bytes]) -> float:
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
 
 
 def children(pid: int) -> list[dict[str, Any]]:

@@ -17,8 +17,9 @@ from xml.parsers.expat import ExpatError
 
 from .._errors import FleetError, NotFound, Refused, Unavailable
 from . import guard
-from .api import WorkerManager, WorkerProcess, WorkerSettings, polls
+from .api import WorkerManager, WorkerProcess, WorkerSettings
 from .process import running_version, started_at
+from .waiting import polls
 
 #: Where supervisord listens by Debian's configuration.
 DEFAULT_ADDRESS = "unix:///run/supervisor.sock"

@@ -171,8 +171,8 @@ class Systemd(WorkerManager):
         self._run("kill", "--kill-who=all", "--signal=SIGKILL", worker.name, tolerate="not loaded")
 
     def _begin_stop(self) -> None:
-        units = sorted(set(self._units) | {worker.name for worker in self.workers()})
-        self._run("stop", "--no-block", *units)
+        # The pattern means those that systemd has loaded: the second row, and the extra ones.
+        self._run("stop", "--no-block", *self._units, *([self._others] if self._others else []))
 
     def reload(self) -> bool:
         # Units that are made elsewhere start without the check, and a quarantine is refused there.

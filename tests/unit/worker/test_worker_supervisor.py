@@ -23,11 +23,12 @@ from typing import Any
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, NotFound, OutOfTime, Refused, Unavailable
 from ansible_collections.queueops.fleet.plugins.module_utils._worker import registry
-from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import WorkerManager, WorkerProcess, polls
+from ansible_collections.queueops.fleet.plugins.module_utils._worker.api import WorkerManager, WorkerProcess
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.ensure import Ensured, Wanted, ensure, survey
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.health import wait_healthy
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.process import running_version
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.registry import open_manager
+from ansible_collections.queueops.fleet.plugins.module_utils._worker.waiting import polls
 
 from tests.unit.conftest import wait_for
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._worker.registry import open_manager
-from ansible_collections.queueops.fleet.plugins.module_utils._worker.systemd import guard_text, parse_show, time_span
+from ansible_collections.queueops.fleet.plugins.module_utils._worker.systemd import Systemd, guard_text, parse_show, time_span
 
 # systemctl show --property=… mailer@1.service mailer@2.service 'mailer@*.service', Debian 13; mailer@3 runs besides the two.
 RECORDED = """\
@@ -124,6 +124,19 @@ def test_recorded_time_spans(text: str, seconds: float) -> None:
 def test_check_of_the_quarantine_suits_the_version(version: str, setting: str) -> None:
     lines = guard_text("/opt/mailer", version + "\n+PAM +AUDIT\n").splitlines()
     assert lines[1:] == ["[Service]", f"{setting}=+/bin/sh /opt/mailer/guard/may-start"]
+
+
+@pytest.mark.parametrize(("unit", "units"), [("mailer@", ["mailer@1.service", "mailer@*.service"]), ("mailer", ["mailer.service"])])
+def test_a_stop_is_one_call_that_means_the_extra_ones_too(unit: str, units: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, ...]] = []
+
+    def run(_manager: Systemd, *arguments: str) -> str:
+        called.append(arguments)
+        return ""
+
+    monkeypatch.setattr(Systemd, "_run", run)
+    open_manager({"manager": "systemd", "unit": unit, "root": "/opt/mailer"}).quiet()
+    assert called == [("stop", "--no-block", *units)]
 
 
 @pytest.mark.parametrize(
