@@ -196,6 +196,12 @@ def _missing_snapshot(fleet: Fleet) -> dict[str, Any]:
     return {}
 
 
+def _wrong_option_on_one_host(fleet: Fleet) -> dict[str, Any]:
+    worker = {**fleet.specification["worker"], "drain_timout": 5}
+    fleet.more["worker2"] = {"queueops_fleet": {**fleet.specification, "worker": worker}}
+    return {}
+
+
 def _missing_version(fleet: Fleet) -> dict[str, Any]:
     shutil.move(str(fleet.hosts["worker2"].root / "versions" / "1.0.0"), str(fleet.folder / "away"))
     return {}
@@ -216,6 +222,7 @@ def _put_back(fleet: Fleet) -> None:
         (_unknown_release, ["Release 7", "Known are", "release=<number>"]),
         (_missing_snapshot, ["worker2", "snapshot"]),
         (_missing_version, ["worker2", "1.0.0"]),
+        (_wrong_option_on_one_host, ["worker2", "drain_timout", "Nothing was"]),
         (_broker_down, ["127.0.0.1:1", "url"]),
     ],
 )

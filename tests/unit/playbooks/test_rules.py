@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,19 @@ def test_a_rollback_whose_tasks_cannot_be_treated_takes_the_bad_version_off_and_
     assert {event["source"] for event in events(apart, "redrive_failed")} == {"queued", "abandoned", "failed"}
     network.mend()
     must(apart.run("status"))
+
+
+def test_without_rules_nothing_is_asked_of_them_and_each_operation_of_a_run_tells_of_its_own_tasks(deployed: Fleet, broker: Broker) -> None:
+    must(deployed.run("deploy", version="2.0.0"))
+    broker.fail(2, "fail", worker=UNDER_2)
+    there_and_back = [{"import_playbook": "queueops.fleet.rollback", "vars": {"release": release}} for release in (1, 2)]
+    (deployed.project / "twice.yml").write_text(json.dumps(there_and_back))
+    command = [*deployed.command("rollback")[:-1], str(deployed.project / "twice.yml")]
+    done = subprocess.run(command, env=deployed.environment(), cwd=deployed.project, capture_output=True, text=True, check=False)
+    assert "queueops.fleet.rules : Validating" not in must(done)
+    assert deployed.releases() == [2, 2]
+    # What the first one put back is not told of by the second one again.
+    assert [event["moved"] for event in events(deployed, "tasks_redriven")] == [2, 0]
 
 
 def test_a_rule_that_the_queue_system_cannot_do_is_refused_with_nothing_changed(deployed: Fleet) -> None:
