@@ -64,7 +64,7 @@ molecule-faults: $(LINK) ## hosts killed, frozen, cut off and full x deploy and 
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/scenario.py faults $(ARGS)
 
-bench: $(LINK) ## measure the rollback against a hand-written playbook and the physical floor (ARGS="--hosts 10 --rounds 5")
+bench: $(LINK) ## measure the rollback against a hand-written playbook and the physical floor (ARGS="--hosts 3 10 30 --write")
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/bench.py $(ARGS)
 

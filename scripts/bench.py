@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure the rollback against a hand-written playbook and against the physical floor, in turn, on as many worker hosts as are asked for.
 
-The hosts are the containers of the molecule scenario ``default``, in a scenario of their own that is made here and removed again.
+The hosts are the containers of the molecule scenario ``default``, in a scenario of their own that is made here and removed again. With
+``--write`` the tables go into docs/benchmarks.md. 1: a bar was missed, or it could not be measured.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import sys
 from pathlib import Path
 
 import yaml
+from bench_tables import PAGE, Kind, put_in, state
 from house import BUILD, ROOT, environment
 
+#: Whose marks the page has.
+KIND = Kind("rollback", ())
 DEFAULT = ROOT / "molecule" / "default"
 
 
@@ -39,26 +43,44 @@ def make_scenario(hosts: int) -> Path:
     return folder
 
 
-def main(arguments: list[str]) -> int:
-    """Bring the fleet up on release 1, measure, and take it down again."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hosts", type=int, default=10)
-    options, others = parser.parse_known_args(arguments)
-    scenario = make_scenario(options.hosts)
+def measured(hosts: int, others: list[str]) -> int:
+    """Bring the fleet up on release 1, measure, and take it down again; the exit code."""
+    scenario = make_scenario(hosts)
     scratch = BUILD / "molecule" / scenario.name
     scratch.mkdir(parents=True, exist_ok=True)
-    if subprocess.run([str(ROOT / "scripts" / "engine.sh")], cwd=ROOT, check=False).returncode:
-        return 1
     env = environment(QUEUEOPS_SCRATCH=str(scratch), MOLECULE_PROJECT_DIRECTORY=str(ROOT), ANSIBLE_NOCOLOR="1")
     molecule_env = {name: value for name, value in env.items() if name not in ("ANSIBLE_CONFIG", "MOLECULE_PROJECT_DIRECTORY")}
     try:
         for step in ("destroy", "converge"):
             subprocess.run(["molecule", step, "--scenario-name", scenario.name], cwd=ROOT, env=molecule_env, check=True)
         measure = [sys.executable, str(ROOT / "tests" / "benchmarks" / "rollback.py"), "--group-vars", str(scenario / "group_vars")]
-        return subprocess.run([*measure, "--hosts", str(options.hosts), *others], cwd=ROOT, env=env, check=False).returncode
+        return subprocess.run([*measure, "--hosts", str(hosts), *others], cwd=ROOT, env=env, check=False).returncode
     finally:
         subprocess.run(["molecule", "destroy", "--scenario-name", scenario.name], cwd=ROOT, env=molecule_env, check=False)
         shutil.rmtree(scenario, ignore_errors=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Measure each number of hosts, and write down what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hosts", type=int, nargs="+", default=[10])
+    parser.add_argument("--write", action="store_true")
+    options, others = parser.parse_known_args(arguments)
+    if options.write:
+        put_in(PAGE, KIND)
+    if subprocess.run([str(ROOT / "scripts" / "engine.sh")], cwd=ROOT, check=False).returncode:
+        return 1
+    code, tables = 0, []
+    for hosts in options.hosts:
+        table = BUILD / "bench" / f"rollback-{hosts}.md"
+        table.unlink(missing_ok=True)
+        code = max(code, measured(hosts, others))
+        if not table.is_file():
+            return 1
+        tables.append(table.read_text(encoding="utf-8").strip())
+        if options.write:
+            put_in(PAGE, KIND, "\n\n".join([f"Measured at {state()}.", *tables]))
+    return code
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ SCRATCH = Path(os.environ["QUEUEOPS_SCRATCH"])
 OURS = ["queueops.fleet.rollback", "-e", "release=1"]
 BY_HAND = [str(ROOT / "tests" / "benchmarks" / "rollback_by_hand.yml")]
 
+#: What the rollback may take at most, as a share of the playbook by hand and as a multiple of the floor; and calls on a worker host.
+BAR_HAND, BAR_FLOOR, BAR_CALLS = 1 / 3, 2.5, 3
+
 #: The longest task of the example application, s (work_s in molecule/shared/files/producer.py).
 LONGEST_TASK_S = 1.2
 
@@ -115,20 +118,24 @@ def main() -> int:
     to_hand = [mine / theirs for mine, theirs in zip(ours, by_hand, strict=True)]
     to_floor = [mine / least for mine, least in zip(ours, floor, strict=True)]
     rows = [
-        f"| {options.hosts} hosts | wall time, s: median (range) | module calls on a worker host |",
-        "| --- | --- | --- |",
-        f"| `queueops.fleet.rollback` | {spread(ours)} | {calls['ours']} |",
-        f"| by hand, built-in modules | {spread(by_hand)} | {calls['by hand']} |",
-        f"| physical floor: a ping round, the longest task, a restart | {spread(floor)} | |",
-        f"| ours to by hand, pair by pair, {options.rounds} pairs | {spread(to_hand)} | |",
-        f"| ours to the floor, pair by pair | {spread(to_floor)} | |",
+        f"| {options.hosts} hosts | s: median (range) | module calls on a worker host | bar |",
+        "| --- | --- | --- | --- |",
+        f"| `queueops.fleet.rollback` | {spread(ours)} | {calls['ours']} | {bar(calls['ours'], BAR_CALLS)} |",
+        f"| by hand, built-in modules | {spread(by_hand)} | {calls['by hand']} | |",
+        f"| floor: a ping round, the longest task, a restart | {spread(floor)} | | |",
+        f"| ours as a share of by hand, {options.rounds} pairs | {spread(to_hand)} | | {bar(statistics.median(to_hand), BAR_HAND)} |",
+        f"| ours as a multiple of the floor | {spread(to_floor)} | | {bar(statistics.median(to_floor), BAR_FLOOR)} |",
     ]
     text = "\n".join(rows) + "\n"
     target = ROOT / "build" / "bench" / f"rollback-{options.hosts}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     print(text)
-    return 0 if calls["ours"] <= 3 else 1
+    return 1 if "missed" in text else 0
+
+
+def bar(measured: float, most: float) -> str:
+    return f"at most {most:.2g}: {'met' if measured <= most else 'missed'}"
 
 
 if __name__ == "__main__":
