@@ -48,9 +48,9 @@ crash: $(LINK) ## SIGKILL after every operation of every phase on a host, and po
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/crash.py $(ARGS)
 
-faults: $(LINK) ## every fault (a host, the home or the broker out of reach, a worker that does not start) x deploy and rollback
+faults: $(LINK) ## all tests of the playbooks, every fault x deploy and rollback and every event among them; `unit` runs a sample (long)
 	@scripts/venv.sh test
-	@exec env QUEUEOPS_EVERY_FAULT=1 .venv/test/bin/python scripts/unit.py tests/unit/playbooks/test_faults.py $(ARGS)
+	@exec env QUEUEOPS_EXHAUSTIVE=1 .venv/test/bin/python scripts/unit.py $(or $(ARGS),tests/unit/playbooks)
 
 molecule: $(LINK) ## the whole story in containers (Debian 13, systemd, Redis 8); needs Docker Engine
 	@scripts/venv.sh test

@@ -18,6 +18,15 @@ from typing import Any
 import pytest
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is left to ``make faults``, which sets QUEUEOPS_EXHAUSTIVE; a test that is named by itself is run."""
+    if os.environ.get("QUEUEOPS_EXHAUSTIVE") or any("::" in argument for argument in config.args):
+        return
+    left = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
 def wait_for(condition: Callable[[], Any], limit: float = 20.0, what: str = "the condition") -> Any:
     """Poll ``condition`` until it is truthy and return its value; fail with ``what`` after ``limit`` seconds."""
     end = time.monotonic() + limit

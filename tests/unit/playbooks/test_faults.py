@@ -162,12 +162,12 @@ def heal(fleet: Fleet, network: Network, end: Callable[[], object]) -> None:
     assert len(set(fleet.releases())) == 1 and len(fleet.versions()) == 1
 
 
-#: What is tried every day; all of them with QUEUEOPS_EVERY_FAULT, which ``make faults`` sets.
+#: What is tried every day; all of them with QUEUEOPS_EXHAUSTIVE, which ``make faults`` sets.
 SAMPLE: tuple[Fault, ...] = (down_before, lost_after_the_switch, down_in_the_way_back, home_lost_at_the_end)
 
 
 def chosen(faults: list[Fault]) -> list[Fault]:
-    return faults if os.environ.get("QUEUEOPS_EVERY_FAULT") else [fault for fault in faults if fault in SAMPLE]
+    return faults if os.environ.get("QUEUEOPS_EXHAUSTIVE") else [fault for fault in faults if fault in SAMPLE]
 
 
 DEPLOY_FAULTS: list[Fault] = [

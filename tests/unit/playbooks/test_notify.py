@@ -182,6 +182,7 @@ def test_where_nobody_can_be_told_the_operation_ends_as_it_would_and_says_so(dep
         assert (len(web.seen), len(mail.mails)) == (2, 1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("do", "told"),
     [
@@ -211,5 +212,6 @@ def test_a_channel_that_cannot_work_is_refused_before_anything_changes(deployed:
     assert refused.returncode != 0 and SECRET not in refused.stdout and deployed.everything() == before
 
 
+@pytest.mark.exhaustive
 def test_without_channels_nothing_runs(standing: Fleet) -> None:
     assert "queueops.fleet.notify" not in must(standing.run("rollback", "--check", release=1))

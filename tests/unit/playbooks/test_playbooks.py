@@ -73,6 +73,7 @@ def sick_under_version_2(fleet: Fleet, name: str) -> Path:
     return mark
 
 
+@pytest.mark.exhaustive
 def test_as_many_hosts_as_may_fail_do_not_take_the_others_back_but_the_run_fails(deployed: Fleet) -> None:
     deployed.specification["max_failing"] = 1
     sick = sick_under_version_2(deployed, "worker2")
@@ -87,6 +88,7 @@ def test_as_many_hosts_as_may_fail_do_not_take_the_others_back_but_the_run_fails
     must(deployed.run("status"))
 
 
+@pytest.mark.exhaustive
 def test_a_canary_that_fails_takes_the_fleet_back_however_many_may_fail(deployed: Fleet) -> None:
     deployed.specification["max_failing"] = 2
     sick_under_version_2(deployed, "worker1")

@@ -36,6 +36,7 @@ def test_known_good_and_the_way_back_are_known_again(deployed: Fleet) -> None:
     assert deployed.releases() == [3, 3]
 
 
+@pytest.mark.exhaustive
 def test_what_was_rolled_back_from_is_not_known_good_again(deployed: Fleet) -> None:
     must(deployed.run("deploy", version="1.1.0"))
     must(deployed.run("rollback"))
@@ -46,6 +47,7 @@ def test_what_was_rolled_back_from_is_not_known_good_again(deployed: Fleet) -> N
     assert deployed.run("rollback", release=2).returncode == 0, "a release that was confirmed once may be named"
 
 
+@pytest.mark.exhaustive
 def test_a_deploy_that_was_cut_off_is_not_known_good_and_a_rollback_ends_it(deployed: Fleet) -> None:
     deployed.specification["gates"] = [{"name": "nobody", "metric": "approval", "waves": "first"}]
     del deployed.specification["gate"]
@@ -59,6 +61,7 @@ def test_a_deploy_that_was_cut_off_is_not_known_good_and_a_rollback_ends_it(depl
     assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
 
 
+@pytest.mark.exhaustive
 def test_an_older_controller_is_still_refused(deployed: Fleet) -> None:
     before = max(event["epoch"] or 0 for event in events(deployed))
     lose_the_journal(deployed)

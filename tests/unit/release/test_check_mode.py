@@ -21,7 +21,7 @@ class Phase:
     def __init__(self, host: Host, check_mode: bool, **params: Any) -> None:
         settings = host.transaction()._settings
         config = {"paths": [str(host.config)], "exclude": [], "sensitive": [], "files": []}
-        names = ("version", "artifact", "checksum", "operation", "epoch", "release")
+        names = ("version", "artifact", "checksum", "operation", "epoch", "release", "spared")
         given = {**dict.fromkeys(names), "confirm_timeout": 60, "host": "host1", **params}
         self.check_mode = check_mode
         self.params = {"fleet": "mailer", "state_dir": str(host.state_dir), "worker": settings.worker, "config": config, **given}
