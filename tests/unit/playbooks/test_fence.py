@@ -104,6 +104,9 @@ def test_a_host_out_of_reach_takes_no_task_with_the_bad_version(fleet: Fleet, se
     assert fenced[0]["data"]["connections"] > 0
 
     network.mend()
+    status = fleet.run("status")
+    assert status.returncode == 2
+    assert "1 of 2 hosts of fleet mailer are not proven to be on release 1. worker2: on another release" in " ".join(status.stdout.split())
     must(fleet.run("rollback"))
     assert fleet.versions() == {"1.0.0"}
     must(fleet.run("deploy", version="2.0.0"))
