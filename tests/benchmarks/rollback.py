@@ -120,11 +120,11 @@ def main() -> int:
     rows = [
         f"| {options.hosts} hosts | s: median (range) | module calls on a worker host | bar |",
         "| --- | --- | --- | --- |",
-        f"| `queueops.fleet.rollback` | {spread(ours)} | {calls['ours']} | {bar(calls['ours'], BAR_CALLS)} |",
+        f"| `queueops.fleet.rollback` | {spread(ours)} | {calls['ours']} | {held_to(calls['ours'], BAR_CALLS)} |",
         f"| by hand, built-in modules | {spread(by_hand)} | {calls['by hand']} | |",
         f"| floor: a ping round, the longest task, a restart | {spread(floor)} | | |",
-        f"| ours as a share of by hand, {options.rounds} pairs | {spread(to_hand)} | | {bar(statistics.median(to_hand), BAR_HAND)} |",
-        f"| ours as a multiple of the floor | {spread(to_floor)} | | {bar(statistics.median(to_floor), BAR_FLOOR)} |",
+        f"| ours as a share of by hand, {options.rounds} pairs | {spread(to_hand)} | | {held_to(statistics.median(to_hand), BAR_HAND)} |",
+        f"| ours as a multiple of the floor | {spread(to_floor)} | | {held_to(statistics.median(to_floor), BAR_FLOOR)} |",
     ]
     text = "\n".join(rows) + "\n"
     target = ROOT / "build" / "bench" / f"rollback-{options.hosts}.md"
@@ -134,7 +134,7 @@ def main() -> int:
     return 1 if "missed" in text else 0
 
 
-def bar(measured: float, most: float) -> str:
+def held_to(measured: float, most: float) -> str:
     return f"at most {most:.2g}: {'met' if measured <= most else 'missed'}"
 
 
