@@ -104,12 +104,25 @@ def test_a_good_deploy_is_finished_or_undone_as_the_operator_says(deployed: Flee
     assert deployed.everything() == before
 
 
-def test_a_rollback_is_finished(deployed: Fleet) -> None:
+@pytest.mark.parametrize("moment", ["operation_opened", "host_reverted"])
+def test_a_rollback_is_finished(deployed: Fleet, moment: str) -> None:
     must(deployed.run("deploy", version="2.0.0"))
-    killed(deployed, "rollback", lambda kinds: "operation_opened" in kinds)
+    killed(deployed, "rollback", lambda kinds: moment in kinds)
+    # What it had done is in the journal before the operation ends.
+    assert kinds_of_the_last(deployed)[-1] != "operation_closed"
     must(deployed.run("resume", takeover="true", do="undo"))
     assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
     assert kinds_of_the_last(deployed)[-1] == "operation_closed"
+    must(deployed.run("status"))
+
+
+def test_a_rollback_that_is_not_disturbed_writes_each_event_once(deployed: Fleet) -> None:
+    must(deployed.run("deploy", version="2.0.0"))
+    must(deployed.run("rollback"))
+    written = kinds_of_the_last(deployed)
+    # The paths of the config differ from host to host here, else one event would tell of both.
+    assert written.count("host_reverted") == written.count("config_compared") == len(deployed.hosts)
+    assert written.index("host_reverted") < written.index("tasks_redriven") < written.index("operation_closed")
 
 
 def test_a_deploy_is_finished_with_the_config_that_it_was_opened_with(deployed: Fleet) -> None:
