@@ -55,6 +55,7 @@ def last_screen(terminal: Terminal) -> list[str]:
     return rows[max(index for index, row in enumerate(rows) if row.startswith("mailer  ")) :]
 
 
+@pytest.mark.sampled
 def test_a_deploy_and_a_rollback_on_a_terminal(deployed: Fleet, on_terminal: Callable[..., Terminal]) -> None:
     deploy = on_terminal(deployed, "-e", "version=2.0.0", "queueops.fleet.deploy")
     rows = deploy.until(lambda rows: any(re.match(r"worker1 +done +done +- ", row) for row in rows))

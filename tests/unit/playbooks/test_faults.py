@@ -186,6 +186,7 @@ DEPLOY_FAULTS: list[Fault] = [
 
 
 @pytest.mark.parametrize("fault", chosen(DEPLOY_FAULTS))
+@pytest.mark.sampled
 def test_a_deploy_with_a_fault_is_never_green_and_mixed(fleet: Fleet, fault: Fault) -> None:
     network = Network(fleet)
     end = fault(fleet, network)
@@ -219,6 +220,7 @@ ROLLBACK_FAULTS: list[Fault] = [
 
 
 @pytest.mark.parametrize("fault", chosen(ROLLBACK_FAULTS))
+@pytest.mark.sampled
 def test_a_rollback_with_a_fault_is_never_green_and_mixed(fleet: Fleet, fault: Fault) -> None:
     must(fleet.run("deploy", version="2.0.0"))
     network = Network(fleet)

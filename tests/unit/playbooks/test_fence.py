@@ -73,6 +73,7 @@ def users(broker: Broker) -> set[str]:
     return {user for user in map(str, broker.client.acl_users()) if user.startswith("mailer-")}
 
 
+@pytest.mark.sampled
 def test_a_host_out_of_reach_takes_no_task_with_the_bad_version(fleet: Fleet, server: RedisServer, tmp_path: Path) -> None:
     broker = Broker(server, tmp_path)
     assert users(broker) == {"mailer-1.0.0"}
@@ -113,7 +114,6 @@ def test_a_host_out_of_reach_takes_no_task_with_the_bad_version(fleet: Fleet, se
     assert users(broker) == {"mailer-1.0.0", "mailer-2.0.0"}
 
 
-@pytest.mark.exhaustive
 def test_a_rollback_that_reaches_every_host_leaves_the_bad_version_s_user_alone(fleet: Fleet, server: RedisServer, tmp_path: Path) -> None:
     broker = Broker(server, tmp_path)
     must(fleet.run("deploy", version="2.0.0"))
@@ -129,7 +129,6 @@ def test_a_version_whose_workers_log_in_as_somebody_else_goes_back_after_the_fir
     assert fleet.versions() == {"1.0.0"}
 
 
-@pytest.mark.exhaustive
 def test_a_broker_that_dies_before_the_version_is_shut_out_leaves_it_undone_and_says_so(fleet: Fleet) -> None:
     must(fleet.run("deploy", version="2.0.0"))
     network = Network(fleet)
@@ -145,7 +144,6 @@ def test_a_broker_that_dies_before_the_version_is_shut_out_leaves_it_undone_and_
     assert "is shut out at the broker" in " ".join(fleet.run("rollback").stdout.split())
 
 
-@pytest.mark.exhaustive
 def test_a_broker_that_dies_before_the_good_version_is_let_in_leaves_it_undone_and_says_so(fleet: Fleet) -> None:
     fleet.specification["gate"] = {"min_tasks": 5, "bake": 0, "timeout": 2}
     assert fleet.run("deploy", version="2.0.0").returncode == 2, "nothing completes a task, so that the gate cannot decide"

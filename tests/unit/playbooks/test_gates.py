@@ -45,6 +45,7 @@ def on_one_line(output: str) -> str:
     return " ".join(output.split())
 
 
+@pytest.mark.sampled
 def test_each_gate_decides_after_its_waves_and_the_first_that_fails_takes_the_fleet_back(deployed: Fleet) -> None:
     use(
         deployed,
@@ -64,6 +65,7 @@ def test_each_gate_decides_after_its_waves_and_the_first_that_fails_takes_the_fl
     assert "gate canary after wave 1: fail" in on_one_line(done.stdout)
 
 
+@pytest.mark.sampled
 def test_an_undecided_gate_pauses_and_resume_measures_it_again_but_not_what_had_passed(deployed: Fleet) -> None:
     use(deployed, judged_by_file(deployed, "first", PASS), judged_by_file(deployed, "second", UNDECIDED))
     done = deployed.run("deploy", version="2.0.0")
@@ -99,7 +101,6 @@ def test_a_person_may_pass_the_gate_that_could_not_decide_and_no_other(deployed:
     assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
 
 
-@pytest.mark.exhaustive
 def test_a_rollback_need_not_take_a_paused_deploy_by_force(deployed: Fleet) -> None:
     use(deployed, judged_by_file(deployed, "first", UNDECIDED))
     assert deployed.run("deploy", version="2.0.0").returncode == 2
@@ -108,7 +109,6 @@ def test_a_rollback_need_not_take_a_paused_deploy_by_force(deployed: Fleet) -> N
     assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
 
 
-@pytest.mark.exhaustive
 def test_an_undecided_gate_takes_the_fleet_back_where_the_specification_says_so(deployed: Fleet) -> None:
     use(deployed, judged_by_file(deployed, "first", UNDECIDED, on_inconclusive="roll_back"))
     assert deployed.run("deploy", version="2.0.0").returncode == 2
@@ -116,7 +116,6 @@ def test_an_undecided_gate_takes_the_fleet_back_where_the_specification_says_so(
     assert events(deployed)[-1]["data"]["outcome"] == "rolled_back"
 
 
-@pytest.mark.exhaustive
 def test_a_wave_that_took_itself_back_during_the_pause_is_switched_and_judged_anew(deployed: Fleet) -> None:
     use(deployed, judged_by_file(deployed, "first", PASS), judged_by_file(deployed, "second", UNDECIDED))
     assert deployed.run("deploy", version="2.0.0").returncode == 2
@@ -132,7 +131,6 @@ def test_a_wave_that_took_itself_back_during_the_pause_is_switched_and_judged_an
     assert [entry for entry in verdicts(deployed) if entry[0] == "first"] == [("first", "pass", 1)] * 3
 
 
-@pytest.mark.exhaustive
 def test_a_comparison_without_another_version_is_skipped_and_said(deployed: Fleet) -> None:
     use(deployed, {"name": "beside", "compare": {}, "bake": 0, "timeout": 5})
     must(deployed.run("deploy", release=1, version="1.0.0", reason="nothing to do"))

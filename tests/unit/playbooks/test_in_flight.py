@@ -85,6 +85,7 @@ def publish(broker: Broker, function: str, *numbers: int) -> list[str]:
     return ids
 
 
+@pytest.mark.sampled
 def test_what_is_in_flight_is_killed_and_put_back_when_a_rule_says_so(fleet: Fleet, broker: Broker) -> None:
     publish(broker, "work", 1, 2)
     fleet.specification["rules"] = [CHARGES, MAILS]
@@ -126,7 +127,6 @@ def test_a_host_whose_task_has_to_finish_is_left_alone_and_named(fleet: Fleet, b
     assert [line for line in broker.noted() if line.split("@")[0] in ("begin-1", "end-1")] == ["begin-1@2.0.0", "end-1@2.0.0"]
 
 
-@pytest.mark.exhaustive
 def test_a_deploy_that_is_undone_gives_up_what_its_version_has_in_hand(fleet: Fleet, broker: Broker) -> None:
     fleet.specification["worker"].update(drain_timeout=10, start_timeout=10)
     must(fleet.run("rollback"))
@@ -150,7 +150,6 @@ def test_a_deploy_that_is_undone_gives_up_what_its_version_has_in_hand(fleet: Fl
     assert broker.queue().failed_job_registry.count == len(given_up) and not broker.client.zcard("rq:wip:mail")
 
 
-@pytest.mark.exhaustive
 def test_resume_treats_what_a_dead_controller_has_killed(fleet: Fleet, broker: Broker) -> None:
     publish(broker, "work", 1, 2)
     fleet.specification["rules"] = [MAILS]

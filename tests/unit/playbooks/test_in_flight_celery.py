@@ -103,6 +103,7 @@ def on_release_2(redis_server: RedisServer, producer: Producer) -> Iterator[Call
             producer.go.touch()
 
 
+@pytest.mark.sampled
 def test_what_is_in_flight_is_killed_and_treated_when_a_rule_says_so(on_release_2: Callable[[bool], Fleet], producer: Producer) -> None:
     fleet = on_release_2(True)
     producer.publish("work", 1, 2)
@@ -127,7 +128,6 @@ def test_what_is_in_flight_is_killed_and_treated_when_a_rule_says_so(on_release_
     ]
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize("late", [True, False])
 def test_what_has_to_finish_or_would_be_lost_is_left_alone(on_release_2: Callable[[bool], Fleet], producer: Producer, late: bool) -> None:
     fleet = on_release_2(late)

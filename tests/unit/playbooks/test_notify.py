@@ -106,6 +106,7 @@ def subjects(mails: list[Message]) -> list[str]:
     return [str(mail["Subject"]) for mail in mails]
 
 
+@pytest.mark.sampled
 def test_a_deploy_that_goes_back_is_told_four_times_on_every_channel_and_no_secret_is_shown(deployed: Fleet) -> None:
     # The canary takes version 2 and its gate passes; the second host's archive of it cannot start.
     worker2 = deployed.hosts["worker2"]
@@ -182,7 +183,6 @@ def test_where_nobody_can_be_told_the_operation_ends_as_it_would_and_says_so(dep
         assert (len(web.seen), len(mail.mails)) == (2, 1)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("do", "told"),
     [
@@ -212,6 +212,5 @@ def test_a_channel_that_cannot_work_is_refused_before_anything_changes(deployed:
     assert refused.returncode != 0 and SECRET not in refused.stdout and deployed.everything() == before
 
 
-@pytest.mark.exhaustive
 def test_without_channels_nothing_runs(standing: Fleet) -> None:
     assert "queueops.fleet.notify" not in must(standing.run("rollback", "--check", release=1))

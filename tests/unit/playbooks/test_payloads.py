@@ -115,6 +115,7 @@ def done(broker: Broker, kind: str) -> Counter[str]:
     return Counter(line for line in broker.noted() if line.startswith(kind))
 
 
+@pytest.mark.sampled
 def test_what_version_1_cannot_read_waits_for_version_2(fleet: Fleet, published: Broker) -> None:
     broker = published
     must(fleet.run("deploy", version="1.0.0"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import subprocess
 
+import pytest
+
 from tests.unit.playbooks.conftest import Fleet, must
 
 
@@ -17,6 +19,7 @@ def plan_id(done: subprocess.CompletedProcess[str]) -> str:
     return found.group(1)
 
 
+@pytest.mark.sampled
 def test_a_plan_is_read_and_then_done_as_it_was_read(deployed: Fleet) -> None:
     before = deployed.everything()
     deploy = deployed.run("plan", version="2.0.0")

@@ -24,6 +24,7 @@ def changed_tasks(output: str) -> list[int]:
     return [int(count) for count in re.findall(r"^\S+ +: ok=.* changed=(\d+)", output, re.M)]
 
 
+@pytest.mark.sampled
 def test_there_and_back_and_again(deployed: Fleet) -> None:
     before = deployed.everything()
     # A rollback with nowhere to go says so.
@@ -49,6 +50,7 @@ def test_there_and_back_and_again(deployed: Fleet) -> None:
     assert set(changed_tasks(must(deployed.run("status")))) == {0}
 
 
+@pytest.mark.sampled
 def test_a_host_that_fails_rolls_every_touched_host_back_and_the_run_fails(deployed: Fleet) -> None:
     # The canary takes version 2; the second host's archive of it cannot start.
     worker2 = deployed.hosts["worker2"]
@@ -73,7 +75,6 @@ def sick_under_version_2(fleet: Fleet, name: str) -> Path:
     return mark
 
 
-@pytest.mark.exhaustive
 def test_as_many_hosts_as_may_fail_do_not_take_the_others_back_but_the_run_fails(deployed: Fleet) -> None:
     deployed.specification["max_failing"] = 1
     sick = sick_under_version_2(deployed, "worker2")
@@ -88,7 +89,6 @@ def test_as_many_hosts_as_may_fail_do_not_take_the_others_back_but_the_run_fails
     must(deployed.run("status"))
 
 
-@pytest.mark.exhaustive
 def test_a_canary_that_fails_takes_the_fleet_back_however_many_may_fail(deployed: Fleet) -> None:
     deployed.specification["max_failing"] = 2
     sick_under_version_2(deployed, "worker1")
@@ -123,6 +123,7 @@ def test_a_quarantined_version_is_refused_before_an_operation_is_opened(deployed
     assert journal.read_bytes() == before and deployed.releases() == [1, 1]
 
 
+@pytest.mark.sampled
 def test_status_fails_on_a_mixed_fleet_and_names_the_host(deployed: Fleet) -> None:
     (deployed.hosts["worker2"].config / "worker.conf").write_text("edited by hand\n")
     done = deployed.run("status")
@@ -228,6 +229,7 @@ def _put_back(fleet: Fleet) -> None:
         (_broker_down, ["127.0.0.1:1", "url"]),
     ],
 )
+@pytest.mark.sampled
 def test_a_rollback_that_cannot_be_done_is_refused_before_anything_changes(standing: Fleet, spoil: Any, words: list[str]) -> None:
     variables = spoil(standing)
     variables.pop("version", None)
@@ -241,6 +243,7 @@ def test_a_rollback_that_cannot_be_done_is_refused_before_anything_changes(stand
     assert not missing, f"{missing} not in:\n{done.stdout}"
 
 
+@pytest.mark.sampled
 def test_no_secret_of_a_config_file_reaches_the_output(deployed: Fleet) -> None:
     deployed.specification["config"]["sensitive"] = ["*/worker.conf"]
     done = deployed.run("deploy", "-vvv", "--diff", version="2.0.0")

@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.unit.playbooks.conftest import Fleet, must
 from tests.unit.playbooks.test_playbooks import changed_tasks
 
@@ -17,6 +19,7 @@ def pages(fleet: Fleet) -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((fleet.project / "postmortem").iterdir())}
 
 
+@pytest.mark.sampled
 def test_a_deploy_whose_gate_does_not_pass_is_told_from_the_journal(deployed: Fleet) -> None:
     # Nobody publishes tasks, so that no version is ever proven good.
     deployed.specification["gate"] = {"min_tasks": 5, "bake": 0, "timeout": 1, "on_inconclusive": "roll_back"}

@@ -20,6 +20,7 @@ def broker(redis_server: RedisServer, tmp_path: Path) -> Broker:
     return Broker(redis_server, tmp_path)
 
 
+@pytest.mark.sampled
 def test_drain_stops_the_workers_and_active_starts_them(deployed: Fleet, broker: Broker) -> None:
     broker.publish(1)
     output = must(deployed.run("drain"))
@@ -51,6 +52,7 @@ def test_drain_refuses_a_pause_that_the_system_does_not_have(deployed: Fleet) ->
     assert deployed.everything() == before
 
 
+@pytest.mark.sampled
 def test_redrive_counts_in_check_mode_and_then_does_that(deployed: Fleet, broker: Broker) -> None:
     bad = broker.fail(6, worker="mailer@2.0.0:worker1:1")
     good = broker.fail(2, worker="mailer@1.0.0:worker1:1")

@@ -17,6 +17,7 @@ def lose_the_journal(fleet: Fleet) -> None:
     (fleet.hosts["worker1"].folder / "state" / "mailer" / "journal.jsonl").unlink()
 
 
+@pytest.mark.sampled
 def test_known_good_and_the_way_back_are_known_again(deployed: Fleet) -> None:
     must(deployed.run("deploy", version="1.1.0"))
     lose_the_journal(deployed)
@@ -36,7 +37,6 @@ def test_known_good_and_the_way_back_are_known_again(deployed: Fleet) -> None:
     assert deployed.releases() == [3, 3]
 
 
-@pytest.mark.exhaustive
 def test_what_was_rolled_back_from_is_not_known_good_again(deployed: Fleet) -> None:
     must(deployed.run("deploy", version="1.1.0"))
     must(deployed.run("rollback"))
@@ -47,7 +47,6 @@ def test_what_was_rolled_back_from_is_not_known_good_again(deployed: Fleet) -> N
     assert deployed.run("rollback", release=2).returncode == 0, "a release that was confirmed once may be named"
 
 
-@pytest.mark.exhaustive
 def test_a_deploy_that_was_cut_off_is_not_known_good_and_a_rollback_ends_it(deployed: Fleet) -> None:
     deployed.specification["gates"] = [{"name": "nobody", "metric": "approval", "waves": "first"}]
     del deployed.specification["gate"]
@@ -61,7 +60,6 @@ def test_a_deploy_that_was_cut_off_is_not_known_good_and_a_rollback_ends_it(depl
     assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})
 
 
-@pytest.mark.exhaustive
 def test_an_older_controller_is_still_refused(deployed: Fleet) -> None:
     before = max(event["epoch"] or 0 for event in events(deployed))
     lose_the_journal(deployed)

@@ -55,6 +55,7 @@ def events(fleet: Fleet, kind: str, home: str = "worker1") -> list[dict[str, Any
     return [event["data"] for event in map(json.loads, journal.read_text().splitlines()) if event["kind"] == kind]
 
 
+@pytest.mark.sampled
 def test_each_task_is_treated_by_its_rule_and_the_plan_says_so_before(deployed: Fleet, broker: Broker) -> None:
     must(deployed.run("deploy", version="2.0.0"))
     deployed.specification["rules"] = [CHARGES, LETTERS, NOTES]
@@ -118,7 +119,6 @@ def test_each_task_is_treated_by_its_rule_and_the_plan_says_so_before(deployed: 
     assert broker.snapshot() == before
 
 
-@pytest.mark.exhaustive
 def test_what_a_deploy_parked_before_it_was_paused_is_in_the_journal_and_there_once(deployed: Fleet, broker: Broker) -> None:
     must(deployed.run("deploy", version="2.0.0"))
     deployed.specification["rules"] = [{**LETTERS, "unreadable_by": ["1.1.*"]}]
@@ -133,7 +133,6 @@ def test_what_a_deploy_parked_before_it_was_paused_is_in_the_journal_and_there_o
     assert [event["moved"] for event in events(deployed, "tasks_released")] == [3]
 
 
-@pytest.mark.exhaustive
 def test_a_deploy_that_parked_and_goes_back_releases_what_it_parked(deployed: Fleet, broker: Broker) -> None:
     must(deployed.run("deploy", version="2.0.0"))
     deployed.specification["rules"] = [{**LETTERS, "unreadable_by": ["1.1.*"]}]

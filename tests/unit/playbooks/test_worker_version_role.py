@@ -48,6 +48,7 @@ def run(fleet: Fleet, *extra: str, **variables: Any) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.sampled
 def test_switch_keep_and_quarantine(fleet: Fleet) -> None:
     must(run(fleet, state="active", version="1.0.0"))
     assert fleet.versions() == {"1.0.0"}
