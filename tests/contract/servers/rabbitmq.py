@@ -27,7 +27,7 @@ import amqp
 from tests.contract.system import Server
 from tests.unit.conftest import wait_for
 
-PLUGINS = "[rabbitmq_management,rabbitmq_shovel,rabbitmq_shovel_management]."
+PLUGINS = "[rabbitmq_management,rabbitmq_shovel,rabbitmq_shovel_management,rabbitmq_consistent_hash_exchange]."
 #: Statistics are this old at most (ms); the server's own default is 5000.
 STATISTICS_MS = 250
 

@@ -1,0 +1,154 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: queue_route
+short_description: Divide the tasks of a logical queue among versions of the workers
+version_added: 0.1.0
+author: The queueops.fleet contributors (@queueops)
+description:
+  - Each version of the workers listens to a queue of its own. The route says which percentage of the tasks each of them gets.
+  - Which version gets a task is decided by its O(key). A share that grows keeps the keys that it had, and one that shrinks gives back
+    first what it got last, so that going back to an earlier share is going back to the same keys.
+  - What is in a version's queue already stays there, and so does what is put back there to be tried again.
+  - On RabbitMQ the route is an exchange of the name O(route), to which is published instead of to a queue. Behind it are a
+    consistent-hash exchange (plugin C(rabbitmq_consistent_hash_exchange)) and a hundred more. One percent is moved by one binding, so that
+    at no moment a task goes to two versions or to none. All of it is durable, made and read through the management plugin, and needs
+    nothing of this collection to go on.
+  - Other brokers are refused by name.
+extends_documentation_fragment:
+  - queueops.fleet.queue
+  - queueops.fleet.attributes
+  - queueops.fleet.attributes.actiongroup_fleet
+attributes:
+  check_mode:
+    support: full
+    details: Also looks whether the queues are there, and whether what is removed is drained.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  route:
+    description: The logical queue. On RabbitMQ the name of the exchange that is published to.
+    type: str
+    required: true
+  weights:
+    description:
+      - Percent of the tasks by version; whole numbers that sum to 100.
+      - A version with the weight 0 gets no new task, and drains. One that has tasks routed to it cannot be left out.
+    type: dict
+    required: true
+  queue:
+    description: The name of a version's queue. The queue has to exist when the version is first named; its workers declare it.
+    type: str
+    default: "{route}-{version}"
+  key:
+    description:
+      - What of a task decides which version gets it - V(routing_key), V(header:NAME), V(property:message_id) or
+        V(property:correlation_id), which is Celery's id of the task.
+      - It cannot be changed once the route is made.
+    type: str
+    default: routing_key
+  remove:
+    description:
+      - Versions whose queue is deleted. Only one that is drained and that no worker listens to is removed.
+      - One that is not there any more is no error.
+    type: list
+    elements: str
+    default: []
+seealso:
+  - module: queueops.fleet.queue_route_info
+  - module: queueops.fleet.queue_fence
+"""
+
+EXAMPLES = r"""
+- name: Give version 2.0.0 a tenth of the tasks
+  queueops.fleet.queue_route:
+    backend: celery
+    url: amqp://fleet@broker/
+    password: "{{ vault_fleet_password }}"
+    route: mail
+    key: property:correlation_id
+    weights: {1.0.0: 90, 2.0.0: 10}
+
+- name: Take all of it back
+  queueops.fleet.queue_route:
+    backend: celery
+    url: amqp://fleet@broker/
+    password: "{{ vault_fleet_password }}"
+    route: mail
+    key: property:correlation_id
+    weights: {1.0.0: 100, 2.0.0: 0}
+
+- name: Remove version 2.0.0 once it is drained
+  queueops.fleet.queue_route:
+    backend: celery
+    url: amqp://fleet@broker/
+    password: "{{ vault_fleet_password }}"
+    route: mail
+    key: property:correlation_id
+    weights: {1.0.0: 100}
+    remove: [2.0.0]
+"""
+
+RETURN = r"""
+weights:
+  description: Percent of the tasks by version, as they are after it.
+  returned: success
+  type: dict
+  sample: {1.0.0: 90, 2.0.0: 10}
+moved:
+  description: Percent of the tasks, by their keys, that go to another version than before.
+  returned: success
+  type: int
+  sample: 10
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
+from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import QUEUE_SPEC, backend_of
+from ansible_collections.queueops.fleet.plugins.module_utils._route.registry import open_router
+from ansible_collections.queueops.fleet.plugins.module_utils._route.route import described, planned, require_drained, states, whole
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+
+def divide(module: AnsibleModule) -> Outcome:
+    params = module.params
+    name, key = params["route"], params["key"]
+    router = open_router(params)
+    before = router.look(name)
+    change = planned(before, whole(params["weights"]), params["queue"].replace("{route}", name), tuple(params["remove"]))
+    warnings = router.preflight(name, key, change)
+    if before and change.removed:
+        looked = backend_of(params).look([before.queues[version] for version in change.removed], missing_ok=True)
+        require_drained([version for version in states(before, looked.queues) if version.version in change.removed], change)
+    if change and not module.check_mode:
+        router.apply(name, key, change)
+    queues = dict(before.queues if before else {}, **change.added)
+    after = change.after()
+    diff = {"before": described(before.weights(), queues) if before else "", "after": described(after, queues)}
+    return Outcome(bool(change), {"weights": after, "moved": change.moved()}, diff, warnings)
+
+
+def main() -> None:
+    spec: dict[str, Any] = dict(
+        QUEUE_SPEC,
+        route={"type": "str", "required": True},
+        weights={"type": "dict", "required": True},
+        queue={"type": "str", "default": "{route}-{version}"},
+        key={"type": "str", "default": "routing_key", "no_log": False},
+        remove={"type": "list", "elements": "str", "default": []},
+    )
+    run_module(divide, spec, supports_check_mode=True)
+
+
+if __name__ == "__main__":
+    main()
