@@ -5,7 +5,7 @@
 
 ::
 
-    mail                headers exchange, to which is published; what it does not route goes on to
+    mail                headers exchange, to which is published; bound to the queues of tasks that are kept apart. All else goes on to
     mail.route.spread   consistent-hash exchange: by the task's key to one of a hundred
     mail.route.slot.07  fanout exchanges, each bound to one version's queue, or to none; what it does not route goes on to
     mail.route.rest     fanout exchange, bound to the queue of the version that has the rest
@@ -16,12 +16,12 @@ So a slot is given to a version by one binding, and given back by deleting it: a
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping
 
 from .._errors import FleetError, Refused, Unavailable
 from .._queue.amqp_connection import AmqpConnection
 from .._queue.rabbitmq_management import Management, path_part
-from .route import Change, Route, Router
+from .route import Apart, Change, Route, Router
 from .slots import SLOTS
 
 _HASH = "x-consistent-hash"
@@ -81,7 +81,7 @@ class RabbitmqRouter(Router):
                     next_step="Delete the bindings that this module did not make",
                 )
             owners.append(owner)
-        return Route(name, _key_of(spread.get("arguments") or {}), queues, tuple(owners), rest)
+        return Route(name, _key_of(spread.get("arguments") or {}), queues, tuple(owners), rest, _apart(bound.get(name, ())))
 
     # Changing
 
@@ -146,6 +146,14 @@ class RabbitmqRouter(Router):
             self._do("queue_delete", queue=queues[version], if_unused=True, if_empty=True)
         self._amqp.close()
 
+    def isolate(self, name: str, apart: Apart) -> None:
+        self._do("queue_bind", queue=apart.queue, exchange=name, routing_key="", arguments=_mark(apart))
+        self._amqp.close()
+
+    def join(self, name: str, apart: Apart) -> None:
+        self._do("queue_unbind", queue=apart.queue, exchange=name, routing_key="", arguments=_mark(apart))
+        self._amqp.close()
+
     def _lead(self, wanted: Mapping[str, str | None]) -> None:
         """Have each exchange lead to this queue alone, or to none; what is to be given back first."""
         bound = {exchange: [str(entry["destination"]) for entry in entries] for exchange, entries in self._bound().items()}
@@ -199,6 +207,21 @@ class RabbitmqRouter(Router):
                 self._management.reason, option="management_url", next_step="Check management_url and the user's tags, and run again"
             )
         return answer
+
+
+def _mark(apart: Apart) -> dict[str, str]:
+    """The arguments of the binding of tasks that are kept apart."""
+    return {"x-match": "all", apart.header: apart.task}
+
+
+def _apart(bound: Iterable[Mapping[str, Any]]) -> tuple[Apart, ...]:
+    found = []
+    for entry in bound:
+        headers = {name: value for name, value in (entry.get("arguments") or {}).items() if name != "x-match"}
+        if len(headers) == 1:
+            header, task = next(iter(headers.items()))
+            found.append(Apart(str(header), str(task), str(entry["destination"])))
+    return tuple(sorted(found, key=lambda apart: (apart.header, apart.task)))
 
 
 def _arguments_of(key: str) -> dict[str, str]:

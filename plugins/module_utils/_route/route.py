@@ -12,12 +12,21 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
-from .._errors import Refused
+from .._errors import NotFound, Refused
 from .._queue.api import QueueState
 from .slots import SLOTS, checked, counted, divided, heaviest
 
 #: A version gets tasks; gets none and has some left; has none left.
 ACTIVE, DRAINING, DRAINED = "active", "draining", "drained"
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Tasks that have a queue of their own beside the versions' queues: those whose header ``header`` is ``task``."""
+
+    header: str
+    task: str
+    queue: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Route:
     :ivar owners: the version that has each of the hundred slots.
     :ivar rest: the version that has the slots that nobody was given; None: none has, as when a run died while that was changed.
     :ivar key: what of a task decides its slot, as in the option ``key``.
+    :ivar apart: the tasks that go to none of the versions' queues.
     """
 
     name: str
@@ -35,6 +45,7 @@ class Route:
     queues: Mapping[str, str]
     owners: tuple[str, ...]
     rest: str | None
+    apart: tuple[Apart, ...] = ()
 
     def weights(self) -> dict[str, int]:
         """Percent of the tasks by version."""
@@ -102,6 +113,14 @@ class Router(ABC):
     def apply(self, name: str, key: str, change: Change) -> None:
         """Do it. After a death in the midst of it every task still has exactly one queue, and the same call does what is left."""
 
+    @abstractmethod
+    def isolate(self, name: str, apart: Apart) -> None:
+        """From now on such tasks go to their own queue, in one step. What is queued already stays where it is."""
+
+    @abstractmethod
+    def join(self, name: str, apart: Apart) -> None:
+        """From now on such tasks are divided like the others, in one step."""
+
 
 def planned(route: Route | None, weights: Mapping[str, int], template: str, removed: tuple[str, ...] = ()) -> Change:
     """What makes ``route`` divide the tasks by ``weights``.
@@ -138,6 +157,37 @@ def planned(route: Route | None, weights: Mapping[str, int], template: str, remo
             return Change(route, added, None, kept, removed)
     rest = heaviest(route.weights())
     return Change(route, added, rest, tuple(divided(route.owners, wanted, rest)), removed)
+
+
+def known(route: Route | None, name: str) -> Route:
+    """The route, if there is one.
+
+    :raises NotFound: there is none.
+    """
+    if route is None:
+        raise NotFound("There is no route %s" % name, option="route", next_step="Make it with queue_route, or check its name")
+    return route
+
+
+def isolation(route: Route, wanted: Apart) -> Apart | None:
+    """The tasks of ``wanted`` as they are apart now; None: they are not.
+
+    :raises Refused: ``wanted`` names a version's queue, or the tasks are apart in another queue.
+    """
+    if wanted.queue in route.queues.values():
+        raise Refused(
+            "The queue %s is one of the versions' queues of route %s" % (wanted.queue, route.name),
+            option="queue",
+            next_step="Name a queue that only workers of %s listen to" % wanted.task,
+        )
+    found = next((apart for apart in route.apart if (apart.header, apart.task) == (wanted.header, wanted.task)), None)
+    if found and found.queue != wanted.queue:
+        raise Refused(
+            "The tasks %s of route %s are apart already, in the queue %s" % (wanted.task, route.name, found.queue),
+            option="queue",
+            next_step="Name that queue, or join them first (state=joined)",
+        )
+    return found
 
 
 def states(route: Route, looked: Sequence[QueueState]) -> list[VersionState]:
