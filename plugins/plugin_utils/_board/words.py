@@ -236,6 +236,36 @@ def _queue_fence(seen: Seen) -> Iterator[Line]:
     yield Line(f"{would}{'let in' if opened else 'shut out'} at the broker{closed}", "change", str(data.get("user")))
 
 
+def _queue_route(seen: Seen) -> Iterator[Line]:
+    data, subject = seen.data, str(seen.args.get("route"))
+    shares = ", ".join(f"{version} {weight} %" for version, weight in part(data, "weights").items())
+    if not data.get("changed"):
+        yield Line(f"is divided so: {shares}", "good", subject)
+        return
+    would = "would be divided: " if seen.checking else "divided: "
+    moved = f"; {data['moved']} % of the tasks go to another version" if data.get("moved") else ""
+    yield Line(would + shares + moved, "change", subject)
+
+
+def _queue_route_info(seen: Seen) -> Iterator[Line]:
+    if not seen.data.get("exists"):
+        yield Line("there is no such route", "warn", str(seen.args.get("route")))
+    for version in entries(seen.data, "versions"):
+        left = ", ".join(f"{version[word]} {word}" for word in ("queued", "executing", "scheduled") if version.get(word) is not None)
+        yield Line(f"{version.get('weight')} %, {version.get('state')}: {left}", "plain", str(version.get("queue")))
+
+
+def _queue_isolate(seen: Seen) -> Iterator[Line]:
+    data, apart = seen.data, seen.args.get("state") == "isolated"
+    if not data.get("changed"):
+        yield Line("is apart" if apart else "is divided like the others", "good", str(seen.args.get("task")))
+        return
+    would = "would be " if seen.checking else ""
+    moved = sum(count for count in part(data, "moved").values() if isinstance(count, int))
+    where = f"apart, in queue {data.get('queue')}" if apart else "divided like the others again"
+    yield Line(f"{would}{where}; {many(moved, 'queued task')} {would}moved", "change", str(seen.args.get("task")))
+
+
 def _config_snapshot(seen: Seen) -> Iterator[Line]:
     snapshot = part(seen.data, "snapshot")
     if not seen.data.get("changed"):
@@ -291,5 +321,8 @@ WORDS: dict[str, Callable[[Seen], Iterator[Line]]] = {
     "queue_info": _queue_info,
     "queue_drain": _queue_drain,
     "queue_fence": _queue_fence,
+    "queue_isolate": _queue_isolate,
+    "queue_route": _queue_route,
+    "queue_route_info": _queue_route_info,
     "config_snapshot": _config_snapshot,
 }

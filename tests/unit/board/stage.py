@@ -161,6 +161,24 @@ PLAYBOOK = """\
         answer: {changed: true, user: mail-3.0, connections: 2}
       loop: [open, fenced]
       run_once: true
+    - name: Divide the tasks
+      queueops.fleet.queue_route:
+        route: orders
+        answer: {changed: "{{ item | bool }}", weights: {1.0.0: 90, 2.0.0: 10}, moved: 10}
+      loop: [true, false]
+      run_once: true
+    - name: Show how they are divided
+      queueops.fleet.queue_route_info:
+        route: orders
+        answer: {exists: true, versions: [{queue: orders-2, weight: 10, state: active, queued: 3, executing: 1, scheduled: null}]}
+      run_once: true
+    - name: Set apart
+      queueops.fleet.queue_isolate:
+        task: news
+        state: "{{ item }}"
+        answer: {changed: true, queue: orders-news, moved: {orders-1.0.0: 1}}
+      loop: [isolated, joined]
+      run_once: true
     - name: Close the operation
       queueops.fleet.fleet_operation:
         fleet: mailer
@@ -243,6 +261,9 @@ SLOW = """\
 """
 
 
+QUEUES = ("queue_redrive", "queue_info", "queue_drain", "queue_fence", "queue_isolate", "queue_route", "queue_route_info")
+
+
 class Stage:
     """A copy of the collection by links, in which the modules that need hosts and brokers answer what the playbook says."""
 
@@ -257,7 +278,7 @@ class Stage:
             (staged / "plugins" / name).symlink_to(real / "plugins" / name)
         actions = staged / "plugins" / "action"
         (actions / "fleet_verdict.py").symlink_to(real / "plugins" / "action" / "fleet_verdict.py")
-        for name in ("worker_release", "fleet_gate", "queue_redrive", "queue_info", "queue_drain", "queue_fence"):
+        for name in ("worker_release", "fleet_gate", *QUEUES):
             (actions / f"{name}.py").write_text(ANSWERING)
         (folder / "inventory.ini").write_text(INVENTORY.format(python=sys.executable))
         (folder / "play.yml").write_text(PLAYBOOK)
