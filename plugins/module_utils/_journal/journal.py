@@ -16,8 +16,8 @@ from typing import Iterator, Sequence
 
 from .._errors import Refused
 from .._files import fsync_dir, make_private_dir
+from .._lock import lock_file
 from .events import GENESIS, MAX_LINE, Event, parse_line
-from .lock import lock_file
 
 FILE_NAME = "journal.jsonl"
 
@@ -154,7 +154,7 @@ class Journal:
         except OSError as problem:
             raise _unusable(self.path, problem) from problem
         try:
-            lock_file(descriptor, self.path, write, self._patience)
+            lock_file(descriptor, "journal", self.path, write, self._patience)
             chain = verify(_read_all(descriptor), self.path)
             yield Session(self.path, chain, descriptor if write else None)
         finally:

@@ -9,15 +9,16 @@ import errno
 import fcntl
 import time
 
-from .._errors import Unavailable
+from ._errors import Unavailable
 
 _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.25
 
 
-def lock_file(descriptor: int, path: str, exclusive: bool, patience: float) -> None:
+def lock_file(descriptor: int, what: str, path: str, exclusive: bool, patience: float) -> None:
     """Take the lock on an open file; it is given back when the file is closed.
 
+    :param what: what it guards, for the message: ``journal``.
     :param exclusive: for a writer; readers share.
     :param patience: s to wait for whoever holds it.
     """
@@ -33,7 +34,7 @@ def lock_file(descriptor: int, path: str, exclusive: bool, patience: float) -> N
                 raise
         if time.monotonic() > end:
             raise Unavailable(
-                "Another process has held the journal %s for more than %g s" % (path, patience),
+                "Another process has held the %s %s for more than %g s" % (what, path, patience),
                 next_step="Run again; `fuser %s` names the process when it lasts" % path,
             )
         time.sleep(pause)
