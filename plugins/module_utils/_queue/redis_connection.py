@@ -34,9 +34,9 @@ def load_redis() -> Any:
         import redis
     except ImportError:
         raise MissingLibrary(
-            "Host %s lacks the Python library redis (4.3 or newer), with which the queue's broker is asked, for the interpreter %s"
+            "Host %s lacks the Python library redis (4.3 or newer), with which Redis is asked, for the interpreter %s"
             % (socket.gethostname(), sys.executable),
-            option="backend",
+            option="url",
             next_step="Install it with `apt install python3-redis` (Debian, Ubuntu) or `%s -m pip install redis`,"
             " or run this task on a host that has it (delegate_to, ansible_python_interpreter)" % sys.executable,
         ) from None

@@ -1,0 +1,175 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A gate changed in its stores: everything is looked at before the first write, and what is there already is not written."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any, ContextManager, Protocol, Sequence
+
+from .._errors import Conflict, FleetError, HalfDone, Unavailable
+from .document import as_text, empty, parse, render
+from .gate import ABSENT, Gate, definition, gate_of, must_be_ours, owner_of
+
+#: How often another writer of the same store may come in between.
+_ATTEMPTS = 20
+
+
+class Store(Protocol):
+    """What holds one document of flags.
+
+    :ivar where: the store as people call it.
+    :ivar option: the option that names it.
+    """
+
+    where: str
+    option: str
+
+    def read(self) -> bytes | None:
+        """The document; None if there is none."""
+
+    def pending(self) -> tuple[str, str] | None:
+        """What besides the document is not as it should be, before and after; None if nothing."""
+
+    def require_writable(self) -> None:
+        """Refuse what can be known before to fail."""
+
+    def locked(self) -> ContextManager[None]:
+        """Keep other writers out, where the store is able to."""
+
+    def stage(self, before: bytes | None, after: bytes) -> None:
+        """Do all of the writing that nobody sees."""
+
+    def discard(self) -> None:
+        """Undo that."""
+
+    def commit(self) -> bool:
+        """Let what was staged be seen. False: the store does not hold ``before`` any more, and was left alone."""
+
+
+@dataclass
+class Plan:
+    """What is to be written into one store.
+
+    :ivar before: the document as it was read; None if there was none.
+    :ivar after: the document to write; None if nothing is to be written.
+    :ivar diff: the flag's definition before and after, as Ansible shows it.
+    """
+
+    store: Store
+    before: bytes | None
+    after: bytes | None
+    diff: dict[str, str]
+
+
+def set_gate(gate: Gate, stores: Sequence[Store], dry_run: bool = False) -> list[Plan]:
+    """Make the gate's flag be what ``gate`` says (with the state ``absent``: not be there) in each of ``stores``.
+
+    :param stores: in the order in which they are to be seen to change.
+    :returns: for each store what was done, or with ``dry_run`` would be.
+    :raises Refused: a document is broken, the flag is not the fleet's, or a store cannot be written. Nothing was changed.
+    :raises Conflict: other writers were faster each time. Nothing was changed.
+    :raises Unavailable: a store did not answer; ``still_true`` says what is known.
+    :raises HalfDone: one store has the change and the other has not; running again does the rest.
+    """
+    plans = [_plan(gate, store) for store in stores]
+    # Who has nothing to write takes no lock.
+    if dry_run or not any(plan.after for plan in plans):
+        return plans
+    with contextlib.ExitStack() as locks:
+        for store in stores:
+            locks.enter_context(store.locked())
+        for _attempt in range(_ATTEMPTS):
+            plans = [_plan(gate, store) for store in stores]
+            if _write(plans):
+                return plans
+    raise Conflict(
+        "Others changed the flags %d times while the gate %s was being written" % (_ATTEMPTS, gate.name),
+        still_true="Nothing was changed",
+        next_step="Run again",
+    )
+
+
+def list_gates(store: Store, fleet: str, names: Sequence[str] | None) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether there is a document, and its flags as seen from ``fleet``, in the document's order.
+
+    :param names: which flags, in this order; those that are not there are ``absent``. None for all.
+    """
+    content = store.read()
+    flags: dict[str, Any] = {} if content is None else parse(content, store.where, store.option)["flags"]
+    return content is not None, [_told(name, flags.get(name), fleet) for name in (flags if names is None else names)]
+
+
+def _told(name: str, flag: dict[str, Any] | None, fleet: str) -> dict[str, Any]:
+    if flag is None:
+        return dict(Gate(name, fleet, ABSENT).as_dict(), fleet=None, mine=False)
+    gate = gate_of(name, flag)
+    if gate is None:
+        return dict(Gate(name, fleet, ABSENT).as_dict(), fleet=owner_of(flag), state=None, mine=False)
+    return dict(gate.as_dict(), mine=gate.fleet == fleet)
+
+
+def _plan(gate: Gate, store: Store) -> Plan:
+    content = store.read()
+    document = empty() if content is None else parse(content, store.where, store.option)
+    flags = document["flags"]
+    before, after = flags.get(gate.name), None
+    current = None if before is None else must_be_ours(gate.name, before, gate.fleet, store.where)
+    if gate.state == ABSENT:
+        flags.pop(gate.name, None)
+    else:
+        after = before if current == gate else definition(gate, before)
+        flags[gate.name] = after
+    header = "%s, flag %s" % (store.where, gate.name)
+    plan = Plan(store, content, None, {"before": _shown(before), "after": _shown(after), "before_header": header, "after_header": header})
+    if after != before:
+        plan.after = render(document)
+    pending = None if content is None else store.pending()
+    if pending is not None:
+        plan.after = plan.after or content
+        plan.diff["before"], plan.diff["after"] = pending[0] + plan.diff["before"], pending[1] + plan.diff["after"]
+    if plan.after is not None:
+        store.require_writable()
+    return plan
+
+
+def _shown(flag: dict[str, Any] | None) -> str:
+    return "" if flag is None else as_text(flag) + "\n"
+
+
+def _write(plans: list[Plan]) -> bool:
+    """Write what is planned; False if somebody else was there first, and then nothing is written."""
+    with contextlib.ExitStack() as staged:
+        for plan in plans:
+            if plan.after is not None:
+                plan.store.stage(plan.before, plan.after)
+                staged.callback(plan.store.discard)
+        done: list[str] = []
+        for plan in plans:
+            if plan.after is None:
+                continue
+            try:
+                if not plan.store.commit():
+                    return False
+            except HalfDone:
+                raise
+            except FleetError as problem:
+                if done:
+                    raise _half_done(problem, done[0], plan.store.where) from problem
+                if isinstance(problem, Unavailable):
+                    # The answer may be what was lost, and not the question.
+                    problem.still_true = "The gate may be changed in %s; nothing else was" % plan.store.where
+                raise
+            done.append(plan.store.where)
+    return True
+
+
+def _half_done(problem: FleetError, changed: str, unchanged: str) -> HalfDone:
+    return HalfDone(
+        problem.message,
+        option=problem.option,
+        still_true="The gate is changed in %s, and is as it was in %s" % (changed, unchanged),
+        next_step="%s, and run again, which does the rest" % (problem.next_step or "Mend that").rstrip("."),
+    )
