@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from ._errors import Refused
+from ._errors import MissingLibrary, Refused
 from ._flags.change import Store
 from ._flags.file_store import FileStore
 from ._flags.redis_store import RedisStore
@@ -41,7 +41,16 @@ def stores_of(params: Mapping[str, Any]) -> list[Store]:
         )
     stores: list[Store] = []
     if params["redis_key"] is not None:
-        stores.append(RedisStore(RedisConnection(params), params["redis_key"]))
+        stores.append(RedisStore(_connection(params), params["redis_key"]))
     if params["path"] is not None:
         stores.append(FileStore(params["path"], params.get("owner"), params.get("group"), params.get("mode")))
     return stores
+
+
+def _connection(params: Mapping[str, Any]) -> RedisConnection:
+    try:
+        return RedisConnection(params)
+    except MissingLibrary as missing:
+        # The queue modules' option is none of these modules'.
+        missing.option = "redis_key"
+        raise

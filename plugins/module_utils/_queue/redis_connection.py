@@ -36,7 +36,7 @@ def load_redis() -> Any:
         raise MissingLibrary(
             "Host %s lacks the Python library redis (4.3 or newer), with which Redis is asked, for the interpreter %s"
             % (socket.gethostname(), sys.executable),
-            option="url",
+            option="backend",
             next_step="Install it with `apt install python3-redis` (Debian, Ubuntu) or `%s -m pip install redis`,"
             " or run this task on a host that has it (delegate_to, ansible_python_interpreter)" % sys.executable,
         ) from None

@@ -264,7 +264,11 @@ def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(MissingLibrary) as caught:
         stores_of(dict(dict.fromkeys(FLAGS_SPEC), redis_key=KEY, url="redis://broker"))
-    assert "lacks the Python library redis" in caught.value.message and "python3-redis" in caught.value.sentence()
+    assert (
+        caught.value.option == "redis_key"
+        and "lacks the Python library redis" in caught.value.message
+        and "python3-redis" in caught.value.sentence()
+    )
 
 
 @pytest.mark.parametrize(
