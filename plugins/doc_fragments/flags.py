@@ -19,7 +19,9 @@ options:
       - A symbolic link is refused, for a swap would put a file in its place; give the path that it leads to.
     type: path
   redis_key:
-    description: The key in Redis or Valkey that holds the flags as text, in the same format. Needs O(url).
+    description:
+      - The key in Redis or Valkey that holds the flags as text, in the same format. Needs O(url).
+      - An application that reads it gives the text to flagd's evaluator, in Python C(FlagdCore.set_flags) of C(openfeature-flagd-core).
     type: str
   url:
     description:

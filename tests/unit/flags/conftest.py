@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -100,3 +103,27 @@ def on_for(client: OpenFeatureClient, keys: list[str], name: str = "new-invoice"
         if client.get_boolean_value(name, False, context):
             found.add(key)
     return found
+
+
+def write_at_a_time(folder: Path, work: str, *arguments: str) -> None:
+    """Run ``work`` in two processes, called ``a`` and ``b`` in ``name``, which begin when both are there."""
+    waiting = """
+import os, sys, time
+name, folder, *arguments = sys.argv[1:]
+%s
+open(os.path.join(folder, "there-" + name), "w").close()
+while len(os.listdir(folder)) < 2:
+    time.sleep(0.001)
+for number in range(100):
+    write(number)
+"""
+    meeting = folder / "meeting"
+    meeting.mkdir()
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    writers = [
+        subprocess.Popen([sys.executable, "-c", waiting % work, name, str(meeting), *arguments], env=environment) for name in ("a", "b")
+    ]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
+
+
+WRITTEN_AT_A_TIME = {f"gate-{name}-{number}" for name in ("a", "b") for number in range(100)}

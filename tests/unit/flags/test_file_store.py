@@ -26,7 +26,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._flags.gate import 
 from openfeature.client import OpenFeatureClient
 
 from tests.unit.conftest import wait_for
-from tests.unit.flags.conftest import FOREIGN, put
+from tests.unit.flags.conftest import FOREIGN, WRITTEN_AT_A_TIME, put, write_at_a_time
 
 #: Only root can become another user; anybody else is an ordinary one already.
 NOBODY = (65534, 65534) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
@@ -106,18 +106,14 @@ def test_the_sdk_sees_a_swap_although_the_clock_was_ahead_before(
     wait_for(lambda: reader.get_boolean_value("new-invoice", False), what="the SDK's look at the file")
 
 
-def test_two_writers_at_a_time_lose_nothing(path: Path) -> None:
+def test_two_writers_at_a_time_lose_nothing(path: Path, tmp_path: Path) -> None:
     work = """
-import sys
-from tests.unit.flags.conftest import put
-from ansible_collections.queueops.fleet.plugins.module_utils._flags.file_store import FileStore
-for number in range(40):
-    put(FileStore(sys.argv[1]), "gate-%s-%d" % (sys.argv[2], number), "on")
+from tests.unit.flags.conftest import FileStore, put
+def write(number):
+    put(FileStore(arguments[0]), "gate-%s-%d" % (name, number), "on")
 """
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
-    writers = [subprocess.Popen([sys.executable, "-c", work, str(path), name], env=environment) for name in "ab"]
-    assert [writer.wait(120) for writer in writers] == [0, 0]
-    assert set(json.loads(path.read_text())["flags"]) == {f"gate-{name}-{number}" for name in "ab" for number in range(40)}
+    write_at_a_time(tmp_path, work, str(path))
+    assert set(json.loads(path.read_text())["flags"]) == WRITTEN_AT_A_TIME
 
 
 def test_what_else_is_in_the_document_stays_in_its_order(foreign: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from openfeature.contrib.tools.flagd.core import FlagdCore
 from openfeature.evaluation_context import EvaluationContext
 
 from tests.unit.conftest import RedisServer
-from tests.unit.flags.conftest import FOREIGN, put
+from tests.unit.flags.conftest import FOREIGN, WRITTEN_AT_A_TIME, put, write_at_a_time
 from tests.unit.queue.test_redis_connection import start
 
 # A fixture.
@@ -75,17 +74,14 @@ def test_what_is_so_already_is_not_written_and_check_mode_writes_nothing(key: Re
     assert client.info("commandstats")["cmdstat_set"]["calls"] == commands
 
 
-def test_two_writers_at_a_time_lose_nothing(redis_server: RedisServer, client: Any) -> None:
+def test_two_writers_at_a_time_lose_nothing(redis_server: RedisServer, client: Any, tmp_path: Path) -> None:
     work = """
-import sys
 from tests.unit.flags.test_redis_store import put, store
-for number in range(60):
-    put(store(sys.argv[1]), "gate-%s-%d" % (sys.argv[2], number), "on")
+def write(number):
+    put(store(arguments[0]), "gate-%s-%d" % (name, number), "on")
 """
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
-    writers = [subprocess.Popen([sys.executable, "-c", work, redis_server.url, name], env=environment) for name in "ab"]
-    assert [writer.wait(120) for writer in writers] == [0, 0]
-    assert set(flags(client)) == {f"gate-{name}-{number}" for name in "ab" for number in range(60)}
+    write_at_a_time(tmp_path, work, redis_server.url)
+    assert set(flags(client)) == WRITTEN_AT_A_TIME
 
 
 class Raced(RedisStore):
