@@ -11,9 +11,9 @@ short_description: Turn a feature on for some, for all or for nobody
 version_added: 0.1.0
 author: The queueops.fleet contributors (@queueops)
 description:
-  - Sets a feature gate, for whom a feature is on, as a boolean flag in flagd's JSON format. An application in any language reads it with the
-    OpenFeature SDK that it has, through a flagd provider; it needs nothing of this collection. Such a gate has nothing to do with those
-    of M(queueops.fleet.fleet_gate), which decide whether a deploy goes on.
+  - Sets a feature gate, for whom a feature is on, as a boolean flag in flagd's JSON format. An application in any language reads it with
+    the OpenFeature SDK that it has, through a flagd provider; it needs nothing of this collection.
+  - Such a gate has nothing to do with those of M(queueops.fleet.fleet_gate), which decide whether a deploy goes on.
   - The flags are in a file on the host (O(path)), in a key of Redis or Valkey (O(redis_key)), or in both, which then change in one call.
   - Other flags, and whatever else is in the document, stay as they are and in their order. A gate of another fleet, a flag that was not
     made by this module, and one that somebody has changed into something else, are refused.

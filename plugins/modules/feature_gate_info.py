@@ -11,7 +11,7 @@ short_description: Show for whom features are on
 version_added: 0.1.0
 author: The queueops.fleet contributors (@queueops)
 description:
-  - Shows the feature gates that M(queueops.fleet.feature_gate) has set, and that there are other flags beside them, without changing anything.
+  - Shows the feature gates that M(queueops.fleet.feature_gate) has set, and that there are other flags beside them. It changes nothing.
   - They are read from one store, O(path) or O(redis_key). A document that no reader would take is an error, with line and column.
 extends_documentation_fragment:
   - queueops.fleet.flags

@@ -182,15 +182,11 @@ def _metadata(flag: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def gate_of(name: str, flag: Mapping[str, Any]) -> Gate | None:
     """The gate that a flag is; None if it names no fleet, or is in no shape that :func:`definition` makes."""
-    fleet, release = owner_of(flag), _metadata(flag).get(RELEASE)
-    if fleet is None or isinstance(release, bool) or not (release is None or isinstance(release, int)):
-        return None
-    found = _read_rule(flag.get("targeting"))
-    if found is None:
+    fleet, release, found = owner_of(flag), _metadata(flag).get(RELEASE), _read_rule(flag.get("targeting"))
+    if fleet is None or found is None:
         return None
     percent, key, targets = found
-    # In Python true is 1, and in JSON it is not.
-    if not (percent is None or type(percent) is int):
+    if not (_is_number_or_none(release) and _is_number_or_none(percent) and 0 <= (percent or 0) <= 100):
         return None
     state = TARGETS if targets is not None else PERCENT if percent is not None else ON if flag.get("defaultVariant") == "on" else OFF
     gate = Gate(name, fleet, state, percent, key, targets, release)
@@ -216,6 +212,11 @@ def _read_rule(rule: Any) -> tuple[int | None, str | None, tuple[str, ...] | Non
         return rule["fractional"][0][1], TARGETING_KEY, targets
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
+
+
+def _is_number_or_none(value: Any) -> bool:
+    # In Python true is 1, and in JSON it is not.
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -128,6 +128,8 @@ def test_a_gate_is_read_as_it_was_written(options: dict[str, Any], release: int 
         {"targeting": {"fractional": [["on", 10], ["off", 80]]}},
         {"targeting": {"fractional": [["off", 90], ["on", 10]]}},
         {"targeting": {"fractional": [["on", True], ["off", 99]]}},
+        {"targeting": {"fractional": [["on", 300], ["off", -200]]}},
+        {"targeting": {"fractional": [["on", "10"], ["off", 90]]}},
         {"targeting": {"if": []}},
         {"targeting": {"if": [{"in": [{"var": "customer"}, "text"]}, "on", "off"]}},
         {"targeting": {"==": [{"var": "customer"}, "acme"]}},
