@@ -91,8 +91,8 @@ def test_the_sdk_sees_a_swap_within_its_poll_interval(file: FileStore, path: Pat
     put(file, state="on")
     began = time.monotonic()
     wait_for(lambda: reader.get_boolean_value("new-invoice", False), what="the SDK's look at the file")
-    # The interval, and as much again for a machine that has other work.
-    assert time.monotonic() - began < 1.0
+    # The interval, and some for a machine that has other work.
+    assert time.monotonic() - began < 2.0
 
 
 def test_the_sdk_sees_a_swap_although_the_clock_was_ahead_before(
