@@ -103,7 +103,6 @@ def on_release_2(redis_server: RedisServer, producer: Producer) -> Iterator[Call
             producer.go.touch()
 
 
-@pytest.mark.sampled
 def test_what_is_in_flight_is_killed_and_treated_when_a_rule_says_so(on_release_2: Callable[[bool], Fleet], producer: Producer) -> None:
     fleet = on_release_2(True)
     producer.publish("work", 1, 2)

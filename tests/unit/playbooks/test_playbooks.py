@@ -243,7 +243,6 @@ def test_a_rollback_that_cannot_be_done_is_refused_before_anything_changes(stand
     assert not missing, f"{missing} not in:\n{done.stdout}"
 
 
-@pytest.mark.sampled
 def test_no_secret_of_a_config_file_reaches_the_output(deployed: Fleet) -> None:
     deployed.specification["config"]["sensitive"] = ["*/worker.conf"]
     done = deployed.run("deploy", "-vvv", "--diff", version="2.0.0")
