@@ -20,6 +20,7 @@ description:
   - It needs a route (M(queueops.fleet.queue_route)), which the producers publish to.
 extends_documentation_fragment:
   - queueops.fleet.queue
+  - queueops.fleet.route
   - queueops.fleet.attributes
   - queueops.fleet.attributes.actiongroup_fleet
 attributes:
@@ -31,12 +32,8 @@ attributes:
   idempotent:
     support: full
 options:
-  route:
-    description: The logical queue.
-    type: str
-    required: true
   task:
-    description: The task type, as it is in the messages' O(header).
+    description: The task type, as it is in the messages' O(header), or with O(flags) in that attribute of the evaluation context.
     type: str
     required: true
   queue:
@@ -44,7 +41,9 @@ options:
     type: str
     default: "{route}-{task}"
   header:
-    description: The message header that tells the task type. V(task) is Celery's.
+    description:
+      - The message header, or with O(flags) the attribute of the evaluation context, that tells the task type.
+      - V(task) is Celery's header. What is queued is then told by the name that the queue system knows, where it knows one.
     type: str
     default: task
   state:
@@ -103,11 +102,10 @@ moved:
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match
-from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import QUEUE_SPEC, backend_of
+from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import backend_of
 from ansible_collections.queueops.fleet.plugins.module_utils._route.moving import moved
-from ansible_collections.queueops.fleet.plugins.module_utils._route.registry import open_router
 from ansible_collections.queueops.fleet.plugins.module_utils._route.route import Apart, isolation, known
+from ansible_collections.queueops.fleet.plugins.module_utils._route_options import ROUTE_SPEC, router_of
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -118,7 +116,7 @@ def isolate(module: AnsibleModule) -> Outcome:
     name, task = params["route"], params["task"]
     queue = params["queue"].replace("{route}", name).replace("{task}", task)
     wanted = Apart(params["header"], task, queue)
-    router, backend = open_router(params), backend_of(params)
+    router, backend = router_of(params), backend_of(params)
     route = known(router.look(name), name)
     present = isolation(route, wanted)
     backend.look([queue])
@@ -128,8 +126,8 @@ def isolate(module: AnsibleModule) -> Outcome:
         (router.isolate if out else router.join)(name, wanted)
     sources = sorted(route.queues.values()) if out else [queue]
     target = queue if out else route.queues[route.rest or min(route.queues)]
-    match = Match(header={wanted.header: task}) if out else Match()
-    counts = {source: moved(backend, source, target, match, params["state_dir"], module.check_mode) for source in sources}
+    only = wanted if out else None
+    counts = {source: moved(backend, source, target, only, params["state_dir"], module.check_mode) for source in sources}
     before, after = ("apart, in %s\n" % queue if apart else "divided among the versions\n" for apart in (present, out))
     result = {"queue": queue, "routed": present is not None, "moved": counts}
     return Outcome(change or any(counts.values()), result, {"before": before, "after": after})
@@ -137,8 +135,7 @@ def isolate(module: AnsibleModule) -> Outcome:
 
 def main() -> None:
     spec: dict[str, Any] = dict(
-        QUEUE_SPEC,
-        route={"type": "str", "required": True},
+        ROUTE_SPEC,
         task={"type": "str", "required": True},
         queue={"type": "str", "default": "{route}-{task}"},
         header={"type": "str", "default": "task"},

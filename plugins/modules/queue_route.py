@@ -19,9 +19,11 @@ description:
     consistent-hash exchange (plugin C(rabbitmq_consistent_hash_exchange)) and a hundred more. One percent is moved by one binding, so that
     at no moment a task goes to two versions or to none. All of it is durable, made and read through the management plugin, and needs
     nothing of this collection to go on.
-  - Other brokers are refused by name.
+  - Elsewhere the producers decide, by a flag of the name O(route) whose value is the name of the queue. They ask the OpenFeature SDK of
+    their language for it with each task's key; see O(flags).
 extends_documentation_fragment:
   - queueops.fleet.queue
+  - queueops.fleet.route
   - queueops.fleet.attributes
   - queueops.fleet.attributes.actiongroup_fleet
 attributes:
@@ -33,10 +35,6 @@ attributes:
   idempotent:
     support: full
 options:
-  route:
-    description: The logical queue. On RabbitMQ the name of the exchange that is published to.
-    type: str
-    required: true
   weights:
     description:
       - Percent of the tasks by version; whole numbers that sum to 100.
@@ -49,11 +47,11 @@ options:
     default: "{route}-{version}"
   key:
     description:
-      - What of a task decides which version gets it - V(routing_key), V(header:NAME), V(property:message_id) or
-        V(property:correlation_id), which is Celery's id of the task.
-      - It cannot be changed once the route is made.
+      - What of a task decides which version gets it. It cannot be changed once the route is made.
+      - On RabbitMQ V(routing_key), which is the default, V(header:NAME), V(property:message_id) or V(property:correlation_id), which is
+        Celery's id of the task.
+      - With O(flags) an attribute of the evaluation context, by default C(targetingKey).
     type: str
-    default: routing_key
   remove:
     description:
       - Versions whose queue is deleted. Only one that is drained and that no worker listens to is removed.
@@ -85,6 +83,16 @@ EXAMPLES = r"""
     key: property:correlation_id
     weights: {1.0.0: 100, 2.0.0: 0}
 
+- name: Give version 2.0.0 a tenth of the tasks of RQ, on all hosts that enqueue some
+  queueops.fleet.queue_route:
+    backend: rq
+    url: redis://broker:6379/0
+    route: mail
+    weights: {1.0.0: 90, 2.0.0: 10}
+    flags:
+      fleet: mailer
+      path: /etc/mailer/flags/flags.json
+
 - name: Remove version 2.0.0 once it is drained
   queueops.fleet.queue_route:
     backend: celery
@@ -112,9 +120,9 @@ moved:
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
-from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import QUEUE_SPEC, backend_of
-from ansible_collections.queueops.fleet.plugins.module_utils._route.registry import open_router
+from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import backend_of
 from ansible_collections.queueops.fleet.plugins.module_utils._route.route import described, planned, require_drained, states, whole
+from ansible_collections.queueops.fleet.plugins.module_utils._route_options import ROUTE_SPEC, key_of, router_of
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -122,8 +130,8 @@ if TYPE_CHECKING:
 
 def divide(module: AnsibleModule) -> Outcome:
     params = module.params
-    name, key = params["route"], params["key"]
-    router = open_router(params)
+    name, key = params["route"], key_of(params)
+    router = router_of(params)
     before = router.look(name)
     change = planned(before, whole(params["weights"]), params["queue"].replace("{route}", name), tuple(params["remove"]))
     warnings = router.preflight(name, key, change)
@@ -140,11 +148,10 @@ def divide(module: AnsibleModule) -> Outcome:
 
 def main() -> None:
     spec: dict[str, Any] = dict(
-        QUEUE_SPEC,
-        route={"type": "str", "required": True},
+        ROUTE_SPEC,
         weights={"type": "dict", "required": True},
         queue={"type": "str", "default": "{route}-{version}"},
-        key={"type": "str", "default": "routing_key", "no_log": False},
+        key={"type": "str", "no_log": False},
         remove={"type": "list", "elements": "str", "default": []},
     )
     run_module(divide, spec, supports_check_mode=True)

@@ -11,9 +11,10 @@ short_description: Show how the tasks of a logical queue are divided among versi
 version_added: 0.1.0
 author: The queueops.fleet contributors (@queueops)
 description:
-  - Reads the route from the broker, and counts what is in each version's queue. Changes nothing.
+  - Reads the route from the broker, or from the flag that the producers read, and counts what is in each version's queue. Changes nothing.
 extends_documentation_fragment:
   - queueops.fleet.queue
+  - queueops.fleet.route
   - queueops.fleet.attributes
   - queueops.fleet.attributes.actiongroup_fleet
 attributes:
@@ -24,11 +25,6 @@ attributes:
     details: It changes nothing.
   idempotent:
     support: full
-options:
-  route:
-    description: The logical queue.
-    type: str
-    required: true
 seealso:
   - module: queueops.fleet.queue_route
   - module: queueops.fleet.queue_info
@@ -93,19 +89,19 @@ versions:
       type: int
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
-from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import QUEUE_SPEC, backend_of
-from ansible_collections.queueops.fleet.plugins.module_utils._route.registry import open_router
+from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import backend_of
 from ansible_collections.queueops.fleet.plugins.module_utils._route.route import states
+from ansible_collections.queueops.fleet.plugins.module_utils._route_options import ROUTE_SPEC, router_of
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 
 def look(module: AnsibleModule) -> Outcome:
-    route = open_router(module.params).look(module.params["route"])
+    route = router_of(module.params).look(module.params["route"])
     if route is None:
         return Outcome(result={"exists": False, "key": None, "versions": []})
     # Asking leaves something on the broker for a moment; the counts do not need it.
@@ -115,8 +111,7 @@ def look(module: AnsibleModule) -> Outcome:
 
 
 def main() -> None:
-    spec: dict[str, Any] = dict(QUEUE_SPEC, route={"type": "str", "required": True})
-    run_module(look, spec, supports_check_mode=True)
+    run_module(look, ROUTE_SPEC, supports_check_mode=True)
 
 
 if __name__ == "__main__":

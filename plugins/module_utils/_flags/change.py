@@ -1,17 +1,22 @@
 # Copyright (c) 2026, the queueops.fleet contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A gate changed in its stores: everything is looked at before the first write, and what is there already is not written."""
+"""A flag changed in its stores: everything is looked at before the first write, and what is there already is not written."""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any, ContextManager, Protocol, Sequence
+from functools import partial
+from typing import Any, Callable, ContextManager, Mapping, Protocol, Sequence
 
 from .._errors import Conflict, FleetError, HalfDone, Unavailable
 from .document import as_text, empty, parse, render
 from .gate import ABSENT, Gate, definition, gate_of, must_be_ours, owner_of
+
+#: What a flag is to be, given what it is (None: it is not there) and the store's name. None: it is not to be there.
+#: Refuses, by raising, a flag that is not whose turn it is to change it.
+Wanted = Callable[["Mapping[str, Any] | None", str], "Mapping[str, Any] | None"]
 
 #: How often another writer of the same store may come in between.
 _ATTEMPTS = 20
@@ -65,16 +70,24 @@ class Plan:
 
 
 def set_gate(gate: Gate, stores: Sequence[Store], dry_run: bool = False) -> list[Plan]:
-    """Make the gate's flag be what ``gate`` says (with the state ``absent``: not be there) in each of ``stores``.
+    """Make the gate's flag be what ``gate`` says (with the state ``absent``: not be there) in each of ``stores``; see :func:`set_flag`.
+
+    :raises Refused: the flag is not the fleet's.
+    """
+    return set_flag(gate.name, partial(_flag_of, gate), stores, dry_run)
+
+
+def set_flag(name: str, wanted: Wanted, stores: Sequence[Store], dry_run: bool = False) -> list[Plan]:
+    """Make a flag be what is ``wanted`` in each of ``stores``.
 
     :param stores: in the order in which they are to be seen to change.
     :returns: for each store what was done, or with ``dry_run`` would be.
-    :raises Refused: a document is broken, the flag is not the fleet's, or a store cannot be written. Nothing was changed.
+    :raises Refused: a document is broken, ``wanted`` refuses the flag, or a store cannot be written. Nothing was changed.
     :raises Conflict: other writers were faster each time. Nothing was changed.
     :raises Unavailable: a store did not answer; ``still_true`` says what is known.
     :raises HalfDone: one store has the change and the other has not; running again does the rest.
     """
-    plans = [_plan(gate, store) for store in stores]
+    plans = [_plan(name, wanted, store) for store in stores]
     # Who has nothing to write takes no lock.
     if dry_run or not any(plan.after for plan in plans):
         return plans
@@ -82,14 +95,21 @@ def set_gate(gate: Gate, stores: Sequence[Store], dry_run: bool = False) -> list
         for store in stores:
             locks.enter_context(store.locked())
         for _attempt in range(_ATTEMPTS):
-            plans = [_plan(gate, store) for store in stores]
+            plans = [_plan(name, wanted, store) for store in stores]
             if _write(plans):
                 return plans
     raise Conflict(
-        "Others changed the flags %d times while the gate %s was being written" % (_ATTEMPTS, gate.name),
+        "Others changed the flags %d times while the flag %s was being written" % (_ATTEMPTS, name),
         still_true="Nothing was changed",
         next_step="Run again",
     )
+
+
+def read_flag(name: str, store: Store) -> dict[str, Any] | None:
+    """The flag's definition in ``store``; None if it is not there."""
+    content = store.read()
+    found: dict[str, Any] | None = None if content is None else parse(content, store.where, store.option)["flags"].get(name)
+    return found
 
 
 def list_gates(store: Store, fleet: str, names: Sequence[str] | None) -> tuple[bool, list[dict[str, Any]]]:
@@ -111,18 +131,24 @@ def _told(name: str, flag: dict[str, Any] | None, fleet: str) -> dict[str, Any]:
     return dict(gate.as_dict(), mine=gate.fleet == fleet)
 
 
-def _plan(gate: Gate, store: Store) -> Plan:
+def _flag_of(gate: Gate, before: Mapping[str, Any] | None, where: str) -> Mapping[str, Any] | None:
+    current = None if before is None else must_be_ours(gate.name, before, gate.fleet, where)
+    if gate.state == ABSENT:
+        return None
+    return before if current == gate else definition(gate, before)
+
+
+def _plan(name: str, wanted: Wanted, store: Store) -> Plan:
     content = store.read()
     document = empty() if content is None else parse(content, store.where, store.option)
     flags = document["flags"]
-    before, after = flags.get(gate.name), None
-    current = None if before is None else must_be_ours(gate.name, before, gate.fleet, store.where)
-    if gate.state == ABSENT:
-        flags.pop(gate.name, None)
+    before = flags.get(name)
+    after = wanted(before, store.where)
+    if after is None:
+        flags.pop(name, None)
     else:
-        after = before if current == gate else definition(gate, before)
-        flags[gate.name] = after
-    header = "%s, flag %s" % (store.where, gate.name)
+        flags[name] = after
+    header = "%s, flag %s" % (store.where, name)
     plan = Plan(store, content, None, {"before": _shown(before), "after": _shown(after), "before_header": header, "after_header": header})
     if after != before:
         plan.after = render(document)
@@ -135,7 +161,7 @@ def _plan(gate: Gate, store: Store) -> Plan:
     return plan
 
 
-def _shown(flag: dict[str, Any] | None) -> str:
+def _shown(flag: Mapping[str, Any] | None) -> str:
     return "" if flag is None else as_text(flag) + "\n"
 
 
@@ -160,7 +186,7 @@ def _write(plans: list[Plan]) -> bool:
                     raise _half_done(problem, done[0], plan.store.where) from problem
                 if isinstance(problem, Unavailable):
                     # The answer may be what was lost, and not the question.
-                    problem.still_true = "The gate may be changed in %s; nothing else was" % plan.store.where
+                    problem.still_true = "The flag may be changed in %s; nothing else was" % plan.store.where
                 raise
             done.append(plan.store.where)
     return True
@@ -170,6 +196,6 @@ def _half_done(problem: FleetError, changed: str, unchanged: str) -> HalfDone:
     return HalfDone(
         problem.message,
         option=problem.option,
-        still_true="The gate is changed in %s, and is as it was in %s" % (changed, unchanged),
+        still_true="The flag is changed in %s, and is as it was in %s" % (changed, unchanged),
         next_step="%s, and run again, which does the rest" % (problem.next_step or "Mend that").rstrip("."),
     )

@@ -242,7 +242,7 @@ def test_a_rename_that_fails_is_said_and_the_next_run_does_the_rest(
     own.path = path
     with pytest.raises(HalfDone) as caught:
         put([own, file], state="on")
-    assert f"The gate is changed in {own.where}, and is as it was in the file {path}" in caught.value.sentence()
+    assert f"The flag is changed in {own.where}, and is as it was in the file {path}" in caught.value.sentence()
     assert os.listdir(path.parent) != [] and not (path.parent / ".flags.json.new").exists()
     path.rmdir()
     plans = put([RedisStore(own._connection, KEY), file], state="on")
