@@ -5,11 +5,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +19,7 @@ from amqp import Message
 from tests.contract.rabbit import Rabbit, rabbit
 from tests.contract.rabbit_routes import NEW, OLD, ROUTE, Publisher, divide, looked, routes, taken
 from tests.unit.conftest import wait_for
+from tests.unit.route.ad_hoc import ad_hoc
 
 __all__ = ["rabbit", "routes"]
 
@@ -34,19 +31,7 @@ ISOLATE = {"route": ROUTE, "task": TASK, "queue": OWN}
 def module(rabbit: Rabbit, name: str, options: dict[str, Any], check: bool = False) -> dict[str, Any]:
     """Run a module as an ad-hoc task on this host; what it returned."""
     given = {**options, "backend": "rabbitmq", "url": rabbit.server.url, "management_url": rabbit.server.management}
-    command = ["ansible", "localhost", "-c", "local", "-m", "queueops.fleet." + name, "-a", json.dumps(given)]
-    environment = dict(
-        os.environ,
-        ANSIBLE_COLLECTIONS_PATH=os.environ["PYTHONPATH"].split(os.pathsep)[0],
-        ANSIBLE_PYTHON_INTERPRETER=sys.executable,
-        ANSIBLE_DEPRECATION_WARNINGS="False",
-        PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
-    )
-    done = subprocess.run(
-        [*command, *(["--check"] if check else [])], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    told: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
-    return told
+    return ad_hoc(name, given, check)
 
 
 def test_a_task_type_goes_out_of_a_live_queue_and_back_without_loss(routes: Rabbit) -> None:

@@ -77,7 +77,9 @@ class FlagRouter(Router):
         listens = {queue for worker in looked.workers for queue in worker.queues or ()}
         warnings = []
         for version, queue in sorted(change.added.items()):
-            if queue not in listens and queue not in exist:
+            # The workers of the first version may read the flag when they start, so that it has to be there before them.
+            first = change.before is None and len(change.added) == 1
+            if queue not in listens and queue not in exist and not first:
                 raise Refused(
                     "Version %s is not known: no worker listens to queue %s, and no task was ever in it" % (version, queue),
                     option="weights",

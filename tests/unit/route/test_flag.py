@@ -146,6 +146,16 @@ def test_what_is_no_division_is_refused_and_nothing_changed(redis: Redis, path: 
     assert path.read_bytes() == before
 
 
+def test_the_first_version_may_come_before_its_workers_and_no_other(redis: Redis, path: Path) -> None:
+    with pytest.raises(Refused, match="no worker listens to queue mail-8"):
+        divide(redis, path, {"8": 90, "9": 10})
+    assert not path.exists()
+    own = router(redis, path)
+    assert own.preflight(ROUTE, "targetingKey", planned(None, {"8": 100}, TEMPLATE)) == [
+        "No worker is known to listen to queue mail-8: the tasks of version 8 may wait there"
+    ]
+
+
 def test_another_fleet_s_flag_and_a_flag_that_is_no_route_are_left_alone(redis: Redis, path: Path) -> None:
     divide(redis, path, {"1.0.0": 100})
     before = path.read_bytes()

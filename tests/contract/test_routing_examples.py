@@ -1,0 +1,172 @@
+# Copyright (c) 2026, the queueops.fleet contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The applications of docs/routing.md as they stand, with real workers of two versions: tasks, retries and children are pinned."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._flags.file_store import FileStore
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
+from ansible_collections.queueops.fleet.plugins.module_utils._route.flag import FlagRouter
+from ansible_collections.queueops.fleet.plugins.module_utils._route.route import known, planned, require_drained, states
+from redis import Redis
+
+from tests.contract.conftest import Servers
+from tests.unit.conftest import wait_for
+
+PAGE = Path(__file__).parents[2] / "docs" / "routing.md"
+ROUTE, TEMPLATE = "mail", "mail-{version}"
+
+#: What the applications do with a mail: say who did it. The first try of whom it is flaky for waits for the switch, and then fails.
+MAIL = """
+import os, time
+from redis import Redis
+URL = os.environ["URL"]
+redis = Redis.from_url(URL)
+def deliver(what, customer):
+    tries = redis.hincrby("tries", what + customer, 1)
+    if customer.startswith("flaky") and what == "send" and tries == 1:
+        redis.rpush("begun", customer)
+        redis.blpop("switched", 60)
+        raise RuntimeError("the mail server is away")
+    redis.rpush("done", "%s %s %s" % (what, customer, os.environ["VERSION"]))
+"""
+
+WORKERS = {
+    "rq": ("rq", "worker", "--url", "{url}", "mail-{version}"),
+    "celery": ("celery", "-A", "tasks", "worker", "-Q", "mail-{version}", "-c", "2", "-n", "{version}@%h", "-l", "WARNING"),
+    "dramatiq": ("dramatiq", "tasks", "--processes", "1", "--threads", "2"),
+}
+ENQUEUE = {"rq": "tasks.enqueue(tasks.send, {0!r})", "celery": "tasks.send.delay({0!r})", "dramatiq": "tasks.enqueue(tasks.send, {0!r})"}
+
+
+class Application:
+    """One of the examples in a folder of its own, and its workers."""
+
+    def __init__(self, system: str, folder: Path, url: str) -> None:
+        self.system, self._folder, self._url = system, folder, url
+        self.flags = folder / "flags.json"
+        blocks = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE.read_text(), re.S))
+        (folder / "flags.py").write_text(blocks["flags.py"].replace("/etc/mailer/flags/flags.json", str(self.flags)))
+        (folder / "tasks.py").write_text(blocks[system + "/tasks.py"])
+        (folder / "mail.py").write_text(MAIL)
+        self.redis: Any = Redis.from_url(url)
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def _environment(self, version: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+        kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+        return {**kept, "PYTHONPATH": str(self._folder), "URL": self._url, "VERSION": version, "QUEUE": "mail-" + version}
+
+    def start(self, version: str) -> None:
+        command = [word.format(url=self._url, version=version) for word in WORKERS[self.system]]
+        with (self._folder / f"worker-{version}.log").open("wb") as log:
+            self._workers[version] = subprocess.Popen(
+                command, cwd=self._folder, env=self._environment(version), stdout=log, stderr=log, start_new_session=True
+            )
+
+    def stop(self, version: str) -> None:
+        worker = self._workers.pop(version)
+        os.killpg(worker.pid, signal.SIGTERM)
+        try:
+            worker.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait(10)
+
+    def stop_all(self) -> None:
+        for version in list(self._workers):
+            self.stop(version)
+
+    def enqueue(self, *customers: str) -> None:
+        """By a producer of its own, which reads the flag when it starts."""
+        lines = ["import tasks", *(ENQUEUE[self.system].format(customer) for customer in customers)]
+        command = [sys.executable, "-c", "\n".join(lines)]
+        subprocess.run(command, cwd=self._folder, env=self._environment("producer"), check=True, timeout=60, capture_output=True)
+
+    def done(self) -> list[str]:
+        return sorted(bytes(entry).decode() for entry in self.redis.lrange("done", 0, -1))
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text()[-3000:] for path in sorted(self._folder.glob("worker-*.log")))
+
+    def divide(self, weights: dict[str, int], remove: tuple[str, ...] = ()) -> None:
+        """What the module does."""
+        backend = open_backend(self.system, {"url": self._url})
+        router = FlagRouter("mailer", [FileStore(str(self.flags))], backend)
+        before = router.look(ROUTE)
+        change = planned(before, weights, TEMPLATE, remove)
+        router.preflight(ROUTE, "targetingKey", change)
+        if before and change.removed:
+            looked = backend.look([before.queues[version] for version in change.removed], missing_ok=True)
+            require_drained([one for one in states(before, looked.queues) if one.version in change.removed], change)
+        router.apply(ROUTE, "targetingKey", change)
+
+    def state_of(self, version: str) -> Any:
+        backend = open_backend(self.system, {"url": self._url})
+        route = known(FlagRouter("mailer", [FileStore(str(self.flags))], backend).look(ROUTE), ROUTE)
+        looked = backend.look(sorted(route.queues.values()), missing_ok=True)
+        return next(one.state for one in states(route, looked.queues) if one.version == version)
+
+
+@pytest.fixture(params=sorted(WORKERS))
+def application(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> Iterator[Application]:
+    server = servers.get("redis7")
+    server.clear()
+    found = Application(request.param, tmp_path, server.url)
+    yield found
+    found.stop_all()
+
+
+def test_a_task_its_retries_and_its_children_stay_with_the_version_that_began_until_it_is_drained(application: Application) -> None:
+    flaky, later = [f"flaky-{number}" for number in range(2)], [f"later-{number}" for number in range(5)]
+    application.divide({"1.0.0": 100})
+    for version in ("1.0.0", "2.0.0"):
+        application.start(version)
+    wait_for(lambda: divided(application, {"1.0.0": 100, "2.0.0": 0}), limit=60, what="both versions' workers to be known")
+    application.enqueue(*flaky)
+    wait_for(lambda: application.redis.llen("begun"), limit=60, what="a task to be begun by version 1")
+
+    application.divide({"1.0.0": 0, "2.0.0": 100})
+    assert application.state_of("1.0.0") == "draining"
+    with pytest.raises(Refused, match=r"1\.0\.0"):
+        application.divide({"2.0.0": 100}, remove=("1.0.0",))
+    application.enqueue(*later)
+    application.redis.rpush("switched", *flaky)
+    wanted = sorted(
+        [f"{what} {customer} 1.0.0" for what in ("send", "log") for customer in flaky]
+        + [f"{what} {customer} 2.0.0" for what in ("send", "log") for customer in later]
+    )
+    wait_for(lambda: application.done() == wanted, limit=90, what=f"the tasks to be done as they should, not {application.done()}")
+    assert {application.redis.hget("tries", "send" + customer) for customer in flaky} == {b"2"}
+
+    wait_for(lambda: application.state_of("1.0.0") == "drained", limit=30, what="version 1 to be drained")
+    application.stop("1.0.0")
+    wait_for(lambda: removed(application), limit=60, what="version 1 to be removed")
+
+
+def divided(application: Application, weights: dict[str, int]) -> bool:
+    try:
+        application.divide(weights)
+    except Refused:
+        return False
+    return True
+
+
+def removed(application: Application) -> bool:
+    try:
+        application.divide({"2.0.0": 100}, remove=("1.0.0",))
+    except Refused:
+        return False
+    return True
