@@ -16,7 +16,7 @@ options:
   flags:
     description:
       - Where the flag is that the producers read. It is in flagd's JSON format, with the queue's name as its value.
-      - Without it the broker routes, which only RabbitMQ is able to.
+      - Without it the broker routes, which only RabbitMQ and NATS are able to.
     type: dict
     suboptions:
       fleet:
@@ -40,4 +40,34 @@ options:
       mode:
         description: The file's permissions as octal digits in quotation marks. Default are those that it has, for a new file V(0644).
         type: str
+  nats:
+    description: Where the subject mappings of a NATS server are, on the host that this runs on.
+    type: dict
+    suboptions:
+      mappings:
+        description:
+          - The file of the route's mappings, one for each route. Make it, empty, and write C(mappings = { include "name" }) into the
+            server's configuration, in the account where the streams are.
+        type: path
+        required: true
+      config:
+        description: The server's configuration, which is checked before it is reloaded.
+        type: path
+        default: /etc/nats-server.conf
+      pid_file:
+        description: The file with the server's pid (C(pid_file) in its configuration).
+        type: path
+        default: /run/nats-server/nats-server.pid
+      monitor:
+        description: The server's monitoring port (C(http) in its configuration), which tells what it routes.
+        type: str
+        default: http://127.0.0.1:8222
+      account:
+        description: The account in which the mappings are.
+        type: str
+        default: $G
+      program:
+        description: The server's program.
+        type: str
+        default: nats-server
 """

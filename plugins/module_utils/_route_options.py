@@ -29,6 +29,17 @@ ROUTE_SPEC: dict[str, Any] = dict(
             "mode": {"type": "str"},
         },
     },
+    nats={
+        "type": "dict",
+        "options": {
+            "mappings": {"type": "path", "required": True},
+            "config": {"type": "path", "default": "/etc/nats-server.conf"},
+            "pid_file": {"type": "path", "default": "/run/nats-server/nats-server.pid"},
+            "monitor": {"type": "str", "default": "http://127.0.0.1:8222"},
+            "account": {"type": "str", "default": "$G"},
+            "program": {"type": "str", "default": "nats-server"},
+        },
+    },
 )
 
 
@@ -48,6 +59,16 @@ def router_of(params: Mapping[str, Any]) -> Router:
         from ._route.rabbitmq import RabbitmqRouter
 
         return RabbitmqRouter(params)
+    if params["nats"] is not None:
+        from ._route.nats import NatsRouter
+
+        return NatsRouter(params, params["nats"])
+    if params["backend"] == "nats":
+        raise Refused(
+            "It is not said where the server's mappings are",
+            option="nats",
+            next_step="Give nats.mappings, the file that its configuration includes",
+        )
     raise Refused(
         "The broker %s cannot divide the tasks of a queue among versions by itself" % masked(url),
         option="flags",
@@ -58,4 +79,12 @@ def router_of(params: Mapping[str, Any]) -> Router:
 def key_of(params: Mapping[str, Any]) -> str:
     """What of a task decides which version gets it."""
     given = params["key"]
-    return str(given) if given is not None else "targetingKey" if params["flags"] is not None else "routing_key"
+    return (
+        str(given)
+        if given is not None
+        else "targetingKey"
+        if params["flags"] is not None
+        else "subject"
+        if params["nats"]
+        else "routing_key"
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from .._errors import NotFound, Refused
 from .._queue.api import QueueState
@@ -98,6 +98,10 @@ class VersionState:
 class Router(ABC):
     """The routes of one broker. Every method may raise :class:`Unavailable` when the broker does not answer."""
 
+    def named(self, version: str) -> str:
+        """A version as a part of a queue's name."""
+        return version
+
     @abstractmethod
     def look(self, name: str) -> Route | None:
         """The route as it is; None: there is none.
@@ -122,10 +126,12 @@ class Router(ABC):
         """From now on such tasks are divided like the others, in one step."""
 
 
-def planned(route: Route | None, weights: Mapping[str, int], template: str, removed: tuple[str, ...] = ()) -> Change:
+def planned(
+    route: Route | None, weights: Mapping[str, int], template: str, removed: tuple[str, ...] = (), named: Callable[[str], str] = str
+) -> Change:
     """What makes ``route`` divide the tasks by ``weights``.
 
-    :param template: the name of a version's queue, with ``{version}``.
+    :param template: the name of a version's queue, with ``{version}``, for which stands what ``named`` makes of the version.
     :raises Refused: the weights are no division, or leave out a version that has tasks routed to it.
     """
     wanted = checked(weights)
@@ -137,7 +143,9 @@ def planned(route: Route | None, weights: Mapping[str, int], template: str, remo
             option="remove",
             next_step="Give it the weight 0, let it drain, and remove it then",
         )
-    added = {version: template.replace("{version}", version) for version in wanted if version not in queues and version not in removed}
+    added = {
+        version: template.replace("{version}", named(version)) for version in wanted if version not in queues and version not in removed
+    }
     removed = tuple(version for version in removed if version in queues)
     if route:
         left_out = sorted(version for version, weight in route.weights().items() if weight and version not in wanted)
