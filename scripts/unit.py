@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
         # Most tests wait for a playbook or a worker, so that a second core is idle without it. A file's tests share what they set up.
         "--numprocesses=2",
         "--dist=loadfile",
+        "--no-loadscope-reorder",
         *(arguments or ["tests/unit"]),
     ]
     code = subprocess.run(

@@ -21,8 +21,9 @@ import pytest
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave all but a sample of the playbooks' tests to ``make faults``, which sets QUEUEOPS_EXHAUSTIVE.
 
-    A test that is named by itself is run.
+    A test that is named by itself is run. The playbooks' tests are first: one that takes minutes would else be waited for alone, at the end.
     """
+    items.sort(key=lambda item: item.path.parent.name != "playbooks")
     if os.environ.get("QUEUEOPS_EXHAUSTIVE") or any("::" in argument for argument in config.args):
         return
     left = [item for item in items if item.path.parent.name == "playbooks" and not item.get_closest_marker("sampled")]
