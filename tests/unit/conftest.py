@@ -21,7 +21,7 @@ import pytest
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave all but a sample of the playbooks' tests to ``make faults``, which sets QUEUEOPS_EXHAUSTIVE.
 
-    A test that is named by itself is run. The playbooks' tests are first: one that takes minutes would else be waited for alone, at the end.
+    A test that is named by itself is run. The playbooks' tests come first: one that takes minutes would else be waited for alone.
     """
     items.sort(key=lambda item: item.path.parent.name != "playbooks")
     if os.environ.get("QUEUEOPS_EXHAUSTIVE") or any("::" in argument for argument in config.args):

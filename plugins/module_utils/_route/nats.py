@@ -16,9 +16,9 @@ import os
 import subprocess
 import time
 from typing import Any, Mapping
-from urllib.error import URLError
 from urllib.parse import quote
-from urllib.request import urlopen
+
+from ansible.module_utils.urls import open_url
 
 from .._errors import FleetError, HalfDone, MissingLibrary, Refused, Unavailable
 from .._files import write_atomic
@@ -107,9 +107,8 @@ class NatsRouter(Router):
         """What the server maps of the route's subjects: source to target."""
         url = "%s/accountz?acc=%s" % (self._monitor, quote(self._account))
         try:
-            with urlopen(url, timeout=5.0) as answer:
-                found = json.load(answer)["account_detail"].get("mappings") or {}
-        except (URLError, OSError, ValueError, KeyError, AttributeError) as problem:
+            found = json.loads(open_url(url, timeout=5.0, use_proxy=False).read())["account_detail"].get("mappings") or {}
+        except (OSError, ValueError, KeyError, AttributeError) as problem:
             raise Unavailable(
                 "NATS does not tell its mappings at %s: %s" % (url, getattr(problem, "reason", problem)),
                 option="nats.monitor",
