@@ -17,8 +17,8 @@ description:
   - What is in a version's queue already stays there, and so does what is put back there to be tried again.
   - On RabbitMQ the route is an exchange of the name O(route), to which is published instead of to a queue. Behind it are a
     consistent-hash exchange (plugin C(rabbitmq_consistent_hash_exchange)) and a hundred more. One percent is moved by one binding, so that
-    at no moment a task goes to two versions or to none. All of it is durable, made and read through the management plugin, and needs
-    nothing of this collection to go on.
+    at no moment a task goes to two versions or to none. All of it is durable, and needs nothing of this collection to go on. Which bindings
+    there are is read through the management plugin.
   - On NATS the route is a hundred subject mappings in a file that the server's configuration includes (O(nats)). The producers publish to
     C(<route>.<slot>.<anything>), where the slot is a number from 0 to 99 that they make of the task's key. A changed file is checked by the
     server's own program, and taken by a reload, all of it at once. Run it on the host of each server of a cluster.
