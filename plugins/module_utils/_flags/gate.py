@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
 from .._errors import Refused
+from .logic import TARGETING_KEY, fractional, same
 
 ON, OFF, PERCENT, TARGETS, ABSENT = "on", "off", "percent", "targets", "absent"
 
@@ -22,9 +22,6 @@ _MEANS_SOMETHING = {
     TARGETS: ("release", "percent", "key", "targets"),
     ABSENT: (),
 }
-
-#: The context attribute by which the SDKs tell one user, tenant or task from another.
-TARGETING_KEY = "targetingKey"
 
 #: Where a flag's metadata says whose it is.
 FLEET, RELEASE = "queueops.fleet", "queueops.release"
@@ -160,13 +157,7 @@ def _rule(percent: int | None, key: str | None, targets: Sequence[str] | None) -
 
 def _share(percent: int, key: str) -> dict[str, Any]:
     # On comes first, and the sum stays 100: who is on at 10 is on at 25, and who came last goes first.
-    weights = [["on", percent], ["off", 100 - percent]]
-    if key == TARGETING_KEY:
-        # Flagd's own short form, by the flag's name and the targeting key; without one the default variant is taken.
-        return {"fractional": weights}
-    # The flag's name is in it, so that it is not the same ones who are first in each gate.
-    salted = {"cat": [{"var": "$flagd.flagKey"}, {"var": key}]}
-    return {"if": [{"var": key}, {"fractional": [salted, *weights]}, "off"]}
+    return fractional([["on", percent], ["off", 100 - percent]], key, "off")
 
 
 def owner_of(flag: Mapping[str, Any]) -> str | None:
@@ -191,7 +182,7 @@ def gate_of(name: str, flag: Mapping[str, Any]) -> Gate | None:
     state = TARGETS if targets is not None else PERCENT if percent is not None else ON if flag.get("defaultVariant") == "on" else OFF
     gate = Gate(name, fleet, state, percent, key, targets, release)
     # What was read loosely above counts only if it makes the same flag again.
-    return gate if _same(definition(gate, flag), flag) else None
+    return gate if same(definition(gate, flag), flag) else None
 
 
 def _read_rule(rule: Any) -> tuple[int | None, str | None, tuple[str, ...] | None] | None:
@@ -217,11 +208,6 @@ def _read_rule(rule: Any) -> tuple[int | None, str | None, tuple[str, ...] | Non
 def _is_number_or_none(value: Any) -> bool:
     # In Python true is 1, and in JSON it is not.
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are the same JSON, where true is not 1 and the order of keys means nothing."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def must_be_ours(name: str, flag: Mapping[str, Any], fleet: str, where: str) -> Gate:

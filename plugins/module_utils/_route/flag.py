@@ -9,13 +9,13 @@ runs of slots, so that the slots are those of any other route. Tasks without a k
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from typing import Any, Mapping, Sequence
 
 from .._errors import Conflict, Refused
 from .._flags.change import Store, read_flag, set_flag
-from .._flags.gate import FLEET, TARGETING_KEY, NotOurs, owner_of
+from .._flags.gate import FLEET, NotOurs, owner_of
+from .._flags.logic import fractional, same
 from .._queue.api import QueueBackend
 from .route import Apart, Change, Route, Router
 from .slots import SLOTS, counted, heaviest
@@ -138,12 +138,7 @@ def definition(route: Route, fleet: str) -> dict[str, Any]:
     runs = [[version, len(list(slots))] for version, slots in groupby(route.owners)]
     divided: Any = most
     if len(runs) > 1:
-        if route.key == TARGETING_KEY:
-            # Flagd's own short form; without a key the default variant is taken.
-            divided = {"fractional": runs}
-        else:
-            salted = {"cat": [{"var": "$flagd.flagKey"}, {"var": route.key}]}
-            divided = {"if": [{"var": route.key}, {"fractional": [salted, *runs]}, most]}
+        divided = fractional(runs, route.key, most)
     variants = dict(route.queues)
     chosen: list[Any] = []
     for apart in route.apart:
@@ -175,11 +170,6 @@ def route_of(name: str, flag: Mapping[str, Any]) -> Route | None:
         route = Route(name, key, queues, owners, rest, apart)
         whole = len(owners) == SLOTS and {rest, *owners} <= set(queues)
         # What was read loosely above counts only if it makes the same flag again.
-        return route if whole and _same(definition(route, fleet), flag) else None
+        return route if whole and same(definition(route, fleet), flag) else None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return None
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are the same JSON, where true is not 1 and the order of keys means nothing."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
