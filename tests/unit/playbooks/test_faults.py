@@ -235,6 +235,20 @@ def test_a_rollback_with_a_fault_is_never_green_and_mixed(fleet: Fleet, fault: F
     assert fleet.versions() == {"1.0.0"}
 
 
+@pytest.mark.parametrize(("playbook", "after"), [("deploy", {"2.0.0"}), ("rollback", {"1.0.0"})])
+def test_a_home_lost_as_the_operation_is_opened_ends_the_run_with_nothing_changed(fleet: Fleet, playbook: str, after: set[str]) -> None:
+    if playbook == "rollback":
+        must(fleet.run("deploy", version="2.0.0"))
+    before = fleet.releases()
+    network = Network(fleet)
+    network.cut_at("home1", "after", "state", "opened")
+    done = fleet.run(playbook, **({"version": "2.0.0"} if playbook == "deploy" else {}))
+    assert done.returncode != 0 and "worker1 -> home1]: UNREACHABLE" in done.stdout, done.stdout
+    assert fleet.releases() == before
+    heal(fleet, network, _nothing)
+    assert fleet.versions() == after
+
+
 def test_a_service_that_does_not_start_on_the_way_back_stops_the_rollback(fleet: Fleet) -> None:
     must(fleet.run("deploy", version="2.0.0"))
     worker = fleet.hosts["worker2"].root / "versions" / "1.0.0" / "worker.py"
