@@ -308,6 +308,10 @@ class Lab:
 
     def must(self, playbook: str, **variables: Any) -> Run:
         done = self.run(playbook, **variables)
+        if done.code:
+            for host in WORKERS:
+                words = f"journalctl -q --no-pager -n 15 -u '{self.app.name}@*'; getent hosts broker; cat /etc/resolv.conf"
+                print(f"=== {host}, what its workers said last:\n{on(host, words, check=False)}")
         assert done.code == 0, f"{playbook} exited with {done.code}"
         return done
 
