@@ -45,10 +45,12 @@ class Switch:
         :raises HalfDone: it failed, and so did the way back; the intent stays for the next run.
         """
         origin = self._record.release(state.live if state.live is not None else AS_FOUND)
+        mixed = state.intent is not None
         state.intent = {"from": origin.number, "to": target.number, "at": time.time()}
         self._record.save_state(state)
         try:
-            return self._go_beside(target, unless) if self._may_stand_beside(origin, target) else self.go_to(target, unless)
+            beside = not mixed and self._may_stand_beside(origin, target)
+            return self._go_beside(target, unless) if beside else self.go_to(target, unless)
         except (FleetError, OSError) as problem:
             raise self._put_back(state, origin, target, problem) from problem
 

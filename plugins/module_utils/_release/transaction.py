@@ -187,7 +187,7 @@ class HostTransaction:
         self._preflight(order)
         record = self._ready(number)
         with self.record.locked():
-            state = self._recovered(order)
+            state = self._recovered(order, onwards=number)
             found = self._compared(state, record, changed=self._mended)
             if self.timer.armed(CONFIG) is not None:
                 # The release says what the config is from here on.
@@ -251,10 +251,12 @@ class HostTransaction:
             self._note("host_put_back", state.live or AS_FOUND, Order(state.operation, state.epoch), {}, put_back.message)
             raise
 
-    def _recovered(self, order: Order, expired: bool = False) -> HostState:
+    def _recovered(self, order: Order, expired: bool = False, onwards: int | None = None) -> HostState:
         """The host's state, after undoing a change that an earlier run left half-way, or that was not confirmed in time.
 
         :param expired: the confirm timer's time is up, whatever the clock says.
+        :param onwards: the release that the host goes back to. A change that was cut short is not undone on the way there: the release that
+            it left may start no more, because it is bad, or because the broker has shut it out.
         """
         state = self.record.state()
         self._refuse_older(state, order)
@@ -262,7 +264,8 @@ class HostTransaction:
         # What waits has a second to act by itself; where a reboot ended it, this run does its work.
         late = armed if armed is not None and (expired or seconds_left(armed) < -1.0) else None
         # Past the deadline an interrupted switch is not undone first: that would start the unconfirmed version once more.
-        if state.intent is not None and (late is None or _way_back(state, late) is None):
+        undone = state.intent is not None and (onwards is None or state.intent["from"] == onwards)
+        if state.intent is not None and undone and (late is None or _way_back(state, late) is None):
             origin = self.record.release(state.intent["from"])
             interrupted = state.intent["to"]
             self._switch.go_to(origin)

@@ -9,6 +9,7 @@ import json
 import time
 
 import pytest
+from ansible_collections.queueops.fleet.plugins.module_utils._config.history import ConfigHistory
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, NotFound, PutBack, Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._release import waiter
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import Order
@@ -107,6 +108,29 @@ def test_without_systemd_a_deadline_that_passed_during_a_reboot_is_acted_on_by_t
     assert host.tree() == before
     assert running(host) == {"1.0.0"}
     assert host.transaction().status()["confirm_until"] is None
+
+
+def test_a_way_back_that_was_cut_short_goes_on_although_the_release_that_it_left_starts_no_more(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the broker has shut its version out meanwhile."""
+    deploy(host, 1, "1.0.0", "a")
+    first = host.tree()
+    deploy(host, 2, "2.0.0", "b")
+
+    def dies(*_arguments: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as dying:
+        dying.setattr(ConfigHistory, "apply", dies)
+        with pytest.raises(SystemExit):
+            back_to(host, 1)
+    assert host.transaction().status()["phase"] == "interrupted"
+    (host.root / "versions" / "2.0.0" / "worker.py").write_text("raise SystemExit(1)\n")
+    assert back_to(host, 1)
+    (host.root / "versions" / "2.0.0" / "worker.py").unlink()
+    assert host.transaction().status()["phase"] == "confirmed"
+    assert (host.tree(), running(host)) == (first, {"1.0.0"})
 
 
 def test_the_way_back_leads_past_an_unconfirmed_release(host: Host) -> None:
