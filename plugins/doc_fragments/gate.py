@@ -19,7 +19,13 @@ options:
     type: dict
     suboptions:
       baseline_version:
-        description: The version to compare with. Its workers take tasks from the same queue.
+        description: The version to compare with. Its workers take tasks from O(compare.baseline_queue).
+        type: str
+      baseline_queue:
+        description:
+          - The queue of the version to compare with, for O(metric=failed_ratio), where each version has a queue of its own, see
+            M(queueops.fleet.queue_route). Default is O(queue).
+          - Workers of that version which do not take tasks from it are not counted. Both queues have to exist.
         type: str
       query:
         description:

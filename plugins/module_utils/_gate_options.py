@@ -51,6 +51,7 @@ GATE_SPEC: dict[str, Any] = dict(
         "type": "dict",
         "options": {
             "baseline_version": {"type": "str"},
+            "baseline_queue": {"type": "str"},
             "query": {"type": "str"},
             "alpha": {"type": "float", "default": 0.02},
             "tolerance": {"type": "float", "default": 0.01},

@@ -57,7 +57,7 @@ options:
     required: false
   queue:
     description:
-      - The queue. Workers that do not take tasks from it are not counted.
+      - The queue. Workers of O(version) that do not take tasks from it are not counted.
       - Needed for the metrics of the queue.
     type: str
   version:
@@ -169,6 +169,20 @@ EXAMPLES = r"""
     version: 2.0.0
     compare:
       baseline_version: 1.9.0
+    min_tasks: 50
+    bake: 300
+    timeout: 900
+  delegate_to: broker
+
+- name: The same where each version has a queue of its own
+  queueops.fleet.fleet_gate:
+    backend: rq
+    url: redis://broker:6379/0
+    queue: mail-2.0.0
+    version: 2.0.0
+    compare:
+      baseline_version: 1.9.0
+      baseline_queue: mail-1.9.0
     min_tasks: 50
     bake: 300
     timeout: 900
@@ -398,7 +412,10 @@ def _of_queue(params: Mapping[str, Any]) -> dict[str, Any]:
         able.require("oldest_age", "metric")
     elif metric == "failed_ratio" or (metric == "throughput" and "rate" not in able.can):
         able.require("counters", "metric")
-    found = backend.look([params["queue"]])
+    compare = params["compare"] or {}
+    queue, baseline_queue = params["queue"], compare.get("baseline_queue") or params["queue"]
+    # Both in one look: what ails the broker then shows in both versions.
+    found = backend.look(list(dict.fromkeys([queue, baseline_queue])))
     state = found.queues[0]
     if metric == "depth":
         return {"at": found.at, "value": state.queued, "said": found.unknown.get("queues.queued")}
@@ -410,16 +427,16 @@ def _of_queue(params: Mapping[str, Any]) -> dict[str, Any]:
         said = found.unknown.get("queues.rate_per_s") if state.rate_per_s is None else None
         return {"at": found.at, "rate": state.rate_per_s, "said": said}
 
-    def of_version(version: str) -> list[dict[str, Any]]:
+    def of_version(version: str, queue: str) -> list[dict[str, Any]]:
         return [
             {"name": worker.name, "started": worker.started, "completed": worker.completed, "failed": worker.failed}
             for worker in found.workers
-            if worker.version == version
+            if worker.version == version and (worker.queues is None or queue in worker.queues)
         ]
 
-    reading: dict[str, Any] = {"at": found.at, "workers": of_version(params["version"])}
-    if params["compare"]:
-        reading["baseline_workers"] = of_version(params["compare"]["baseline_version"])
+    reading: dict[str, Any] = {"at": found.at, "workers": of_version(params["version"], queue)}
+    if compare:
+        reading["baseline_workers"] = of_version(compare["baseline_version"], baseline_queue)
     return reading
 
 

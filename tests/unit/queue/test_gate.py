@@ -197,6 +197,72 @@ def test_two_versions_side_by_side(broker: Broker, redis_server: RedisServer) ->
     assert "and 0 of the baseline; 5 of each are needed" in run["alone"]["reason"] and not run["alone"]["measured"]
 
 
+def test_two_versions_each_in_a_queue_of_its_own(broker: Broker, redis_server: RedisServer) -> None:
+    """Version 2 fails every task of its queue, version 2.1 none of its own; what version 1.9 does counts in its queue alone."""
+    bad = Bad(redis_server, broker.folder / "bad")
+    newer, stray = "mailer@2.1.0:worker3:1", "mailer@1.9.0:worker4:1"
+    try:
+        broker.start_worker(OLD, "mail-1.9.0")
+        broker.start_worker(newer, "mail-2.1.0")
+        broker.start_worker(stray, "mail-2.1.0")
+        bad.start_worker(NEW, "mail-2.0.0")
+        compare = {"baseline_version": "1.9.0", "baseline_queue": "mail-1.9.0"}
+        bad_one = {"version": "2.0.0", "queue": "mail-2.0.0", "min_tasks": 5, "timeout": 60}
+        good_one = {**bad_one, "version": "2.1.0", "queue": "mail-2.1.0"}
+
+        def feed(current: str, line: str) -> None:
+            if "0 of 0 failed" in line:
+                for queue in ("mail-1.9.0", "mail-2.0.0", "mail-2.1.0"):
+                    broker.publish(60, queue=queue)
+
+        run = Run(
+            broker,
+            [
+                gate("bad", bake=40, compare=compare, **bad_one),
+                gate("good", bake=2, compare=compare, **good_one),
+                task("check", "fleet_gate", check=True, compare=compare, **good_one),
+                task("its own", "fleet_gate", check=True, compare={"baseline_version": "1.9.0"}, **bad_one),
+                gate("gone", bake=2, compare={**compare, "baseline_queue": "mial"}, **good_one),
+                *(gate(name, metric=name, compare=compare, **good_one) for name in ("depth", "oldest_age", "throughput")),
+            ],
+            feed,
+        )
+    finally:
+        bad.close()
+    assert {name: verdict for name, verdict in verdicts(run).items() if verdict} == {
+        "bad": "fail",
+        "good": "pass",
+        "check": "inconclusive",
+        "its own": "inconclusive",
+    }
+    sample = run["bad"]["samples"][-1]
+    assert sample["failed"] >= 5 and sample["completed"] == 0 and sample["baseline_failed"] == 0 and sample["baseline_completed"] >= 5
+    assert re.match(r"\d+ of \d+ \(100\.0 %\) failed, of the baseline 0 of \d+ \(0\.0 %\); by chance alone: p ", run["bad"]["reason"])
+
+    def counted(name: str) -> tuple[list[str], list[str]]:
+        readings = run[name]["readings"]
+        return [worker["name"] for worker in readings["workers"]], [worker["name"] for worker in readings["baseline_workers"]]
+
+    # The same queue is meant where no other is named, and a worker counts in none that it does not take tasks from.
+    assert counted("check") == ([newer], [OLD]) and counted("its own") == ([NEW], [])
+    assert run["gone"]["error"]["code"] == "not_found" and "There is no queue mial" in run["gone"]["msg"]
+    assert [run[name]["error"]["option"] for name in ("depth", "oldest_age", "throughput")] == ["compare"] * 3
+
+
+def test_a_queue_that_both_versions_take_from_is_read_once(broker: Broker) -> None:
+    broker.publish(1)
+
+    def lengths_asked() -> int:
+        return int(broker.client.info("commandstats")["cmdstat_llen"]["calls"])
+
+    before = lengths_asked()
+    broker.backend().look(["mail"])
+    once, before = lengths_asked() - before, lengths_asked()
+    options = {"queue": "mail", "version": "2.0.0", "compare": {"baseline_version": "1.9.0", "baseline_queue": "mail"}}
+    run = Run(broker, [task("check", "fleet_gate", check=True, **options)])
+    assert run["check"]["verdict"] == "inconclusive" and lengths_asked() - before == once > 0
+
+
 def test_a_controller_without_scipy_is_told_before_it_waits(broker: Broker) -> None:
     broker.publish(1)
     (broker.folder / "none" / "scipy").mkdir(parents=True)
