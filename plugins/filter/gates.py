@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.queueops.fleet.plugins.filter.queue_names import VERSION, versioned
 
 APPROVAL = "approval"
 
@@ -24,11 +25,12 @@ def gates(specification: dict[str, Any]) -> list[Gate]:
     :raises AnsibleFilterError: a gate contradicts itself, or has no name of its own.
     """
     short, listed = specification.get("gate") or {}, specification.get("gates")
+    backend = (specification.get("queue") or {}).get("backend", "")
     if listed is None:
-        return [] if short.get("min_tasks", 20) == 0 else [_complete(dict(short, name="failures"), "queueops_fleet.gate")]
+        return [] if short.get("min_tasks", 20) == 0 else [_complete(dict(short, name="failures"), "queueops_fleet.gate", backend)]
     if short:
         raise AnsibleFilterError(_refusal("queueops_fleet has gate and gates, and gate is short for a list of one", "Give gates alone"))
-    found = [_complete(gate, f"queueops_fleet.gates[{index}]") for index, gate in enumerate(listed)]
+    found = [_complete(gate, f"queueops_fleet.gates[{index}]", backend) for index, gate in enumerate(listed)]
     names = [gate["name"] for gate in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -36,9 +38,11 @@ def gates(specification: dict[str, Any]) -> list[Gate]:
     return found
 
 
-def _complete(gate: Gate, where: str) -> Gate:
+def _complete(gate: Gate, where: str, backend: str) -> Gate:
     metric = gate.get("metric", "failed_ratio")
     complete = {
+        # How a version is written in the queue's name depends on it.
+        "backend": backend,
         "metric": metric,
         "timeout": 300,
         "on_inconclusive": "pause",
@@ -127,9 +131,14 @@ def _filled_in(gate: Gate, version: str, baseline: str) -> Gate:
     for part, option in _WITH_VERSIONS:
         if (gate.get(part) or {}).get(option) is not None:
             filled[part] = dict(filled[part], **{option: _filled(gate[part][option], version, baseline)})
-    compare = gate.get("compare")
+    compare, queue = gate.get("compare"), gate.get("queue") or ""
     if compare is not None and gate["metric"] == "failed_ratio":
-        filled["compare"] = {"baseline_version": baseline, **compare}
+        compare = {"baseline_version": baseline, **compare}
+        if VERSION in queue:
+            compare = {"baseline_queue": versioned(queue, str(compare["baseline_version"]), gate["backend"]), **compare}
+        filled["compare"] = compare
+    if queue:
+        filled["queue"] = versioned(queue, version, gate["backend"])
     if compare is not None and (not baseline or baseline == version):
         filled["impossible"] = f"no other version runs beside {version}, so that there is nothing to compare it with"
     return filled

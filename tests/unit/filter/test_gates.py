@@ -54,3 +54,22 @@ def test_a_comparison_names_the_other_version_or_is_skipped(baseline: str) -> No
     assert gate["compare"] == {"baseline_version": "1.9", "tolerance": 0.02} and "impossible" not in gate
     (skipped,) = gates_skipped(gates_of_wave(found, 0, 2, "2.0", baseline), ["w1"])
     assert skipped["data"] == {"gate": "a", "wave": ["w1"]}
+
+
+@pytest.mark.parametrize(("backend", "canary", "beside"), [("rq", "mail-2.0", "mail-1.9"), ("nats", "mail-2_0", "mail-1_9")])
+def test_the_versions_stand_in_the_names_of_queues_of_their_own(backend: str, canary: str, beside: str) -> None:
+    own = {"queue": "mail-{version}"}
+    listed = [{"name": "a", "compare": {"tolerance": 0.02}, **own}, {"name": "b", "metric": "depth", **own}]
+    failures, depth = gates_of_wave(gates({"queue": {"backend": backend}, "gates": listed}), 0, 2, "2.0", "1.9")
+    assert (failures["queue"], depth["queue"]) == (canary, canary) and "compare" not in depth
+    assert failures["compare"] == {"baseline_version": "1.9", "baseline_queue": beside, "tolerance": 0.02}
+
+
+def test_a_queue_of_the_other_version_is_only_given_where_it_is_another_and_none_is_named() -> None:
+    named = {"name": "a", "queue": "mail-{version}", "compare": {"baseline_queue": "old"}}
+    other = {"name": "b", "queue": "mail-{version}", "compare": {"baseline_version": "1.0"}}
+    shared, default = {"name": "c", "queue": "mail", "compare": {}}, {"name": "d", "compare": {}}
+    queried = {"name": "e", "queue": "mail-{version}", "metric": "prometheus", "compare": {"query": "up"}}
+    found = gates_of_wave(gates({"queue": {"backend": "rq"}, "gates": [named, other, shared, default, queried]}), 0, 2, "2.0", "1.9")
+    assert [gate["compare"].get("baseline_queue") for gate in found] == ["old", "mail-1.0", None, None, None]
+    assert [gate.get("queue") for gate in found] == ["mail-2.0", "mail-2.0", "mail", None, "mail-2.0"]
