@@ -9,6 +9,9 @@ import json
 import os
 from typing import Any
 
+#: As much later as any clock shows.
+_LATER_NS = 1_000_000
+
 
 def make_private_dir(path: str) -> None:
     """Create ``path`` and its missing parents; the last one is for its owner alone (0700)."""
@@ -27,6 +30,16 @@ def fsync_dir(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_later(descriptor: int, before_ns: int) -> None:
+    """See that an open file was modified later than what it is to replace, whatever the clock says: some readers go by that alone.
+
+    :param before_ns: when what is replaced was modified, in ns since 1970.
+    """
+    written = os.fstat(descriptor)
+    if written.st_mtime_ns < before_ns + _LATER_NS:
+        os.utime(descriptor, ns=(written.st_atime_ns, before_ns + _LATER_NS))
 
 
 def write_atomic(path: str, content: bytes, mode: int = 0o600) -> None:

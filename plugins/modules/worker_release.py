@@ -80,7 +80,8 @@ options:
     default: {}
     suboptions:
       paths:
-        description: Absolute paths of the files and folders to watch. Default are the destinations in O(config.files).
+        description:
+          - Absolute paths of the files and folders to watch. Default are the destinations in O(config.files) and O(config.feature_gates).
         type: list
         elements: path
         default: []
@@ -121,6 +122,61 @@ options:
           group:
             description: Group. Default is that of the live file, or the group of the user who runs the module.
             type: str
+      feature_gates:
+        description:
+          - The feature gates of the release, as files in the format that M(queueops.fleet.feature_gate) writes and the OpenFeature SDKs
+            read. Each is one more config file of the release. It is put in place with all others or none, and shown in the diff. A switch
+            to an earlier release puts back, to the byte, the file that belongs to that. Who reads it need not be restarted.
+          - The release owns the whole file. A file is refused that holds a flag which is no gate of the fleet, such as another fleet's or
+            a route's (see M(queueops.fleet.queue_route)), and so is one that is no document of flags.
+          - Where the live release does not have the file yet, a gate in it has to let nobody in who is not in already, for a rollback to
+            that release could not let them out again. So begin with V(off), and go on with the next release. Only the first release of all
+            may begin as it likes.
+          - What M(queueops.fleet.feature_gate) changes in the file is a difference from the release, like an edit by hand. The role
+            P(queueops.fleet.status#role) tells of it, and the next switch puts it back. Change the gate here, and deploy. Keep gates that
+            are to change between releases in another file, outside of O(config.paths), or in Redis.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          dest:
+            description: Absolute path of the file on the host.
+            type: path
+            required: true
+          mode:
+            description: As O(config.files[].mode).
+            type: str
+          owner:
+            description: As O(config.files[].owner).
+            type: str
+          group:
+            description: As O(config.files[].group).
+            type: str
+          gates:
+            description: The gates in the file, in this order. An empty list is a document without flags.
+            type: list
+            elements: dict
+            required: true
+            suboptions:
+              name:
+                description: As O(queueops.fleet.feature_gate#module:name).
+                type: str
+                required: true
+              state:
+                description: As O(queueops.fleet.feature_gate#module:state). A gate is absent where it is not in the list.
+                type: str
+                choices: ["on", "off", percent, targets]
+                required: true
+              percent:
+                description: As O(queueops.fleet.feature_gate#module:percent).
+                type: int
+              key:
+                description: As O(queueops.fleet.feature_gate#module:key).
+                type: str
+              targets:
+                description: As O(queueops.fleet.feature_gate#module:targets).
+                type: list
+                elements: str
   operation:
     description: Id of the operation that gives the order, from M(queueops.fleet.fleet_operation).
     type: str
@@ -157,7 +213,24 @@ EXAMPLES = r"""
     config: "{{ queueops_fleet.config }}"
     worker: "{{ queueops_fleet.worker }}"
 
-- name: Switch to it; the host takes itself back unless this is confirmed within 10 minutes
+- name: Prepare release 3, which lets the new invoices in for one in four
+  queueops.fleet.worker_release:
+    fleet: mailer
+    phase: prepared
+    release: 3
+    version: 2.0.0
+    artifact: https://artifacts.example.com/mailer-{version}.tar.gz
+    checksum: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    config:
+      feature_gates:
+        - dest: /etc/mailer/gates.json
+          gates:
+            - name: new-invoice
+              state: percent
+              percent: 25
+    worker: "{{ queueops_fleet.worker }}"
+
+- name: Switch to release 2; the host takes itself back unless this is confirmed within 10 minutes
   queueops.fleet.worker_release:
     fleet: mailer
     phase: active
@@ -306,6 +379,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._flags.release_file import OPTION, ReleaseFile, release_file
 from ansible_collections.queueops.fleet.plugins.module_utils._release.in_flight import InFlight
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import HostSettings, Order, Result, Wanted
 from ansible_collections.queueops.fleet.plugins.module_utils._worker_options import worker_options
@@ -330,6 +404,29 @@ CONFIG_SPEC = {
                 "group": {"type": "str"},
             },
         },
+        "feature_gates": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "dest": {"type": "path", "required": True},
+                "mode": {"type": "str"},
+                "owner": {"type": "str"},
+                "group": {"type": "str"},
+                "gates": {
+                    "type": "list",
+                    "elements": "dict",
+                    "required": True,
+                    "options": {
+                        "name": {"type": "str", "required": True},
+                        "state": {"type": "str", "choices": ["on", "off", "percent", "targets"], "required": True},
+                        "percent": {"type": "int"},
+                        "key": {"type": "str", "no_log": False},
+                        "targets": {"type": "list", "elements": "str"},
+                    },
+                },
+            },
+        },
     },
 }
 
@@ -344,18 +441,22 @@ def wanted_release(module: AnsibleModule) -> Wanted:
                 option=option,
                 next_step="Give version, artifact, checksum and a number as release; or no version, to examine a release that is here",
             )
-    files = [
-        DesiredFile(
-            entry["dest"],
-            base64.b64decode(entry["content"] or ""),
-            int(entry["mode"], 8) if entry["mode"] else None,
-            entry["owner"],
-            entry["group"],
-        )
-        for entry in params["config"]["files"]
-    ]
+    files = [_desired(entry, base64.b64decode(entry["content"] or "")) for entry in params["config"]["files"]]
+    for entry, flags in zip(params["config"]["feature_gates"], gate_files(params)):
+        if flags.dest in [file.dest for file in files]:
+            raise Refused("%s is given twice" % flags.dest, option=OPTION, next_step="Give the gates a file of their own")
+        files.append(_desired(entry, flags.content()))
     artifact = params["artifact"].replace("{version}", params["version"])
     return Wanted(int(params["release"]), params["version"], artifact, params["checksum"], files)
+
+
+def _desired(entry: dict[str, Any], content: bytes) -> DesiredFile:
+    return DesiredFile(entry["dest"], content, int(entry["mode"], 8) if entry["mode"] else None, entry["owner"], entry["group"])
+
+
+def gate_files(params: dict[str, Any]) -> list[ReleaseFile]:
+    """The files of feature gates that the options describe."""
+    return [release_file(params["fleet"], entry["dest"], entry["gates"]) for entry in params["config"]["feature_gates"]]
 
 
 def run_phase(transaction: InFlight, module: AnsibleModule) -> Result:
@@ -364,6 +465,10 @@ def run_phase(transaction: InFlight, module: AnsibleModule) -> Result:
     order = Order(params["operation"], params["epoch"])
     if params["phase"] == "prepared" and params["version"]:
         wanted = wanted_release(module)
+        for flags in gate_files(params):
+            now = flags.refuse_loss(params["fleet"])
+            if not transaction.leaves_with_its_release(flags.dest):
+                flags.refuse_no_way_back(now)
         return transaction.foresee(wanted, order) if module.check_mode else transaction.prepare(wanted, order)
     number = transaction.record.named(params["release"], params["version"])
     if params["phase"] == "prepared":
@@ -385,7 +490,7 @@ def body(module: AnsibleModule) -> Outcome:
     params = module.params
     config = params["config"]
     watched: dict[str, Any] = {
-        "paths": config["paths"] or [entry["dest"] for entry in config["files"]],
+        "paths": config["paths"] or [entry["dest"] for entry in config["files"] + config["feature_gates"]],
         "exclude": config["exclude"],
         "sensitive": config["sensitive"],
     }

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Callable, Iterable, Mapping, NamedTuple, Sequence
 
 from .._errors import Refused
+from .._files import make_later
 from . import xattrs
 from .entries import DIRECTORY, FILE, SYMLINK, Entry, Names
 from .git import blob_id
@@ -236,6 +238,9 @@ def _write(path: bytes, one: Staged, content: bytes, names: Names) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb", closefd=False) as stream:
         stream.write(content)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        # Old content that comes back is news to who polls the file.
+        make_later(descriptor, os.lstat(to_bytes(one.path)).st_mtime_ns)
     if one.held:
         xattrs.put(path, tuple(each for each in one.entry.xattrs or () if each[0] != xattrs.ACCESS_ACL))
         os.chmod(path, 0o600)

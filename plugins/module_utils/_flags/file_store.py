@@ -15,12 +15,9 @@ from dataclasses import dataclass
 from typing import Iterator
 
 from .._errors import HalfDone, NotFound, Refused
-from .._files import fsync_dir
+from .._files import fsync_dir, make_later
 from .._lock import lock_file
 from .document import parse
-
-#: A reader that polls compares times of modification, so each swap is later than the one before by as much as any clock shows.
-_LATER_NS = 1_000_000
 
 _PATIENCE_S = 30.0
 
@@ -160,10 +157,8 @@ class FileStore:
             stream.flush()
             os.fchown(descriptor, dress.uid, dress.gid)
             os.fchmod(descriptor, dress.mode)
-            earliest = 0 if self._found is None else self._found.st_mtime_ns + _LATER_NS
-            written = os.fstat(descriptor)
-            if written.st_mtime_ns < earliest:
-                os.utime(descriptor, ns=(written.st_atime_ns, earliest))
+            if self._found is not None:
+                make_later(descriptor, self._found.st_mtime_ns)
             os.fsync(descriptor)
 
     def discard(self) -> None:

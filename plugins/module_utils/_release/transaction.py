@@ -9,6 +9,7 @@ instruction the process dies at, the next run, or the confirm timer, reads the i
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from typing import Any
@@ -217,6 +218,13 @@ class HostTransaction:
                 return "disarmed"
             self._recovered(Order(armed["operation"], None), expired=True)
             return "taken back" if self._mended else "nothing to take back"
+
+    def leaves_with_its_release(self, path: str) -> bool:
+        """Whether a file that the next release has is put back by a rollback: the live release has it, or is not one of the fleet's."""
+        live = self.record.state().live
+        if live in (None, AS_FOUND):
+            return True
+        return os.path.normpath(path) in self.history.entries(self.history.resolve(self.record.release(live).snapshot))
 
     def status(self) -> dict[str, Any]:
         """Where the host stands: live release, phase, and the version of each running worker process."""

@@ -66,6 +66,23 @@ def test_what_is_the_same_is_not_touched(place: Place) -> None:
     assert sorted(os.listdir(place.etc)) == ["mode.conf", "other.conf", "same.conf"]
 
 
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_what_comes_back_is_later_than_what_it_replaces_whatever_the_clock_says(place: Place, sensitive: bool) -> None:
+    # Who polls a file goes by that: the SDKs' readers of feature gates do, and by nothing else.
+    path = place.write("a.conf", "one\n")
+    place.sensitive = ["a.conf"] if sensitive else []
+    history = place.history()
+    first = history.snapshot()[0]
+    path.write_text("two\n")
+    second = history.snapshot()[0]
+    ahead = path.stat().st_mtime_ns + 3600 * 10**9
+    os.utime(path, ns=(ahead, ahead))
+    for snapshot in (first, second, first):
+        before = path.stat().st_mtime_ns
+        assert history.apply(snapshot)
+        assert path.stat().st_mtime_ns > before
+
+
 def test_what_was_never_recorded_is_recorded_first(place: Place) -> None:
     path = place.write("a.conf", "one\n")
     history = place.history()

@@ -20,11 +20,11 @@ class Phase:
 
     def __init__(self, host: Host, check_mode: bool, **params: Any) -> None:
         settings = host.transaction()._settings
-        config = {"paths": [str(host.config)], "exclude": [], "sensitive": [], "files": []}
+        self.config: dict[str, Any] = {"paths": [str(host.config)], "exclude": [], "sensitive": [], "files": [], "feature_gates": []}
         names = ("version", "artifact", "checksum", "operation", "epoch", "release", "spared")
         given = {**dict.fromkeys(names), "confirm_timeout": 60, "host": "host1", **params}
         self.check_mode = check_mode
-        self.params = {"fleet": "mailer", "state_dir": str(host.state_dir), "worker": settings.worker, "config": config, **given}
+        self.params = {"fleet": "mailer", "state_dir": str(host.state_dir), "worker": settings.worker, "config": self.config, **given}
 
     def run(self) -> bool:
         return bool(worker_release.body(self).changed)
