@@ -27,6 +27,8 @@ options:
         description:
           - A file of flags on the host that this runs on, as that of M(queueops.fleet.feature_gate).
           - Run it on each host that has producers.
+          - It must not be a release's file of feature gates (O(queueops.fleet.worker_release#module:config.feature_gates)). The next
+            release would be refused, and a rollback would take the route away.
         type: path
       redis_key:
         description: A key at the broker, which then has to be Redis or Valkey.

@@ -60,7 +60,9 @@ options:
     type: list
     elements: str
   release:
-    description: The number of the release that the gate belongs to. Without it the gate belongs to none.
+    description:
+      - The number of the release that the gate is for, as a note. Without it the gate is for none.
+      - A gate that is to go back with its release belongs in O(queueops.fleet.worker_release#module:config.feature_gates).
     type: int
   owner:
     description: The file's owner. Default is the one that it has, for a new file the user that runs the task.
@@ -74,6 +76,9 @@ options:
       - Default are those that it has, for a new file V(0644), so that the application can read it.
     type: str
 notes:
+  - A file that belongs to a release (O(queueops.fleet.worker_release#module:config.feature_gates)), or is in the watched paths of one,
+    can be changed in place. That is a difference from the release then. The role P(queueops.fleet.status#role) tells of it, and the next
+    deploy or rollback puts the release's file back. Give gates that are to change between releases a file that is in neither.
   - The new file is written beside the old one, read again as a reader would, and renamed, so that a reader finds a whole document at every
     moment, also after a power cut. So the file is another one (another inode) after each change. A container that has the file alone
     mounted keeps the old one; mount its folder. A watcher has to watch the folder, or to look at the path again, as flagd and the SDKs do.

@@ -135,6 +135,8 @@ options:
           - What M(queueops.fleet.feature_gate) changes in the file is a difference from the release, like an edit by hand. The role
             P(queueops.fleet.status#role) tells of it, and the next switch puts it back. Change the gate here, and deploy. Keep gates that
             are to change between releases in another file, outside of O(config.paths), or in Redis.
+          - As with all config files, a switch leaves alone what is not watched. So go on naming the file while a release may be rolled
+            back that has it, if only with an empty O(config.feature_gates[].gates).
         type: list
         elements: dict
         default: []
@@ -467,7 +469,7 @@ def run_phase(transaction: InFlight, module: AnsibleModule) -> Result:
         wanted = wanted_release(module)
         for flags in gate_files(params):
             now = flags.refuse_loss(params["fleet"])
-            if not transaction.leaves_with_its_release(flags.dest):
+            if not transaction.is_rolled_back(flags.dest):
                 flags.refuse_no_way_back(now)
         return transaction.foresee(wanted, order) if module.check_mode else transaction.prepare(wanted, order)
     number = transaction.record.named(params["release"], params["version"])

@@ -219,8 +219,8 @@ class HostTransaction:
             self._recovered(Order(armed["operation"], None), expired=True)
             return "taken back" if self._mended else "nothing to take back"
 
-    def leaves_with_its_release(self, path: str) -> bool:
-        """Whether a file that the next release has is put back by a rollback: the live release has it, or is not one of the fleet's."""
+    def is_rolled_back(self, path: str) -> bool:
+        """Whether a rollback to the live release puts this file back: that release has it, or is the host as it was found."""
         live = self.record.state().live
         if live in (None, AS_FOUND):
             return True

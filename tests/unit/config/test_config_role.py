@@ -21,7 +21,11 @@ def play(place: Place, *flags: str) -> str:
     """A play that changes a file between the role's two halves; returns what ansible printed."""
     include = {"name": "queueops.fleet.config_history"}
     edit = {"dest": str(place.etc / "a.conf"), "content": "two\n", "mode": "0644"}
-    fleet = {"name": "mailer", "state_dir": str(place.state), "config": {"files": [{"src": "a.j2", "dest": str(place.etc / "a.conf")}]}}
+    config = {
+        "files": [{"src": "a.j2", "dest": str(place.etc / "a.conf")}],
+        "feature_gates": [{"dest": str(place.etc / "gates.json"), "gates": []}],
+    }
+    fleet = {"name": "mailer", "state_dir": str(place.state), "config": config}
     tasks: list[dict[str, Any]] = [
         {"name": "Before", "ansible.builtin.include_role": {**include, "tasks_from": "before"}},
         {"name": "Work", "ansible.builtin.copy": edit},
@@ -45,6 +49,7 @@ def play(place: Place, *flags: str) -> str:
 
 def test_before_and_after(place: Place) -> None:
     path = place.write("a.conf", "one\n")
+    place.write("gates.json", "{}\n")
     before = place.picture()
     said = play(place, "--check")
     assert "changed=3" in said
@@ -53,6 +58,6 @@ def test_before_and_after(place: Place) -> None:
     said = play(place, "--diff")
     assert "+two" in said
     history = place.history(str(path))
-    assert [one.label for one in history.list()] == ["before-tuning", "after-tuning"]
+    assert [(one.label, one.files) for one in history.list()] == [("before-tuning", 2), ("after-tuning", 2)]
     assert history.apply("before-tuning")
     assert path.read_text() == "one\n"

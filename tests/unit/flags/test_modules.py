@@ -15,11 +15,16 @@ from typing import Any
 
 import pytest
 import redis
+import yaml
+from ansible_collections.queueops.fleet.plugins.module_utils._flags.release_file import release_file
 
 from tests.unit.conftest import RedisServer, wait_for
 from tests.unit.flags.conftest import FOREIGN
 
 REPOSITORY = Path(__file__).parents[3]
+
+#: What the README says of feature gates.
+README = (REPOSITORY / "README.md").read_text().partition("Let a feature in, for some at first.")[2].partition("\n## ")[0]
 
 
 def run(module: str, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -136,9 +141,9 @@ def test_one_store_is_shown_at_a_time(path: Path) -> None:
 
 
 def test_the_readmes_example_and_its_application(path: Path, tmp_path: Path) -> None:
-    section = (REPOSITORY / "README.md").read_text().partition("Let a feature in, for some at first.")[2].partition("\n## ")[0]
+    section = README.partition("*Gates that go back with a release.*")[0]
     blocks = {
-        kind: text.replace("/etc/mailer/flags/flags.json", str(path)) for kind, text in re.findall(r"```(\w+)\n(.*?)```", section, re.S)
+        kind: text.replace("/etc/mailer-flags/flags.json", str(path)) for kind, text in re.findall(r"```(\w+)\n(.*?)```", section, re.S)
     }
     playbook, inventory, application = tmp_path / "gate.yml", tmp_path / "hosts.yml", tmp_path / "worker.py"
     playbook.write_text(blocks["yaml"])
@@ -171,3 +176,13 @@ def test_the_readmes_example_and_its_application(path: Path, tmp_path: Path) -> 
         wait_for(lambda: new() == 1000, what="everybody")
         asked.close()
     assert process.returncode == 0
+
+
+def test_the_readmes_gates_of_a_release(path: Path) -> None:
+    example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README.partition("*Gates that go back with a release.*")[2], re.S)[0])
+    for entry in example["config"]["feature_gates"]:
+        path.write_bytes(release_file("mailer", entry["dest"], entry["gates"]).content())
+    shown = run("feature_gate_info", path=str(path))["gates"]
+    assert [(one["name"], one["state"], one["percent"], one["mine"], one["release"]) for one in shown] == [
+        ("new-invoice", "percent", 25, True, None)
+    ]
