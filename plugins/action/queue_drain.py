@@ -25,7 +25,8 @@ class ActionModule(WaitingAction):
             return dict(result, **answer.result)
         result.update(answer.result)
         timeout = check_type_float(self._task.args.get("timeout", 60.0))
-        include_queued = check_type_bool(self._task.args.get("include_queued", False))
+        asked = [name for name in ("queued", "scheduled") if check_type_bool(self._task.args.get("include_" + name, False))]
+        counted = ("executing", *asked)
         where = "%s at %s" % (", ".join(state["name"] for state in result["queues"]), self.where(variables))
         points: list[dict[str, Any]] = []
         pause = 0.05
@@ -43,7 +44,7 @@ class ActionModule(WaitingAction):
                 break
             if answer.missed is None:
                 facts = {"kind": "drain", "title": where, "text": _describe(result), "queues": result["queues"]}
-                facts.update(_left(points, include_queued))
+                facts.update(_left(points, counted))
                 self.line("drain %s: %s%s" % (where, _describe(result), _speed(points)), facts=facts)
             else:
                 missed = "cannot look, trying again: %s" % answer.missed
@@ -84,12 +85,15 @@ class ActionModule(WaitingAction):
 
 def _point(result: dict[str, Any]) -> dict[str, Any]:
     finished = sum((worker["completed"] or 0) + (worker["failed"] or 0) for worker in result["workers"])
-    return {"at": result["at"], "executing": result["executing"], "queued": result["queued"], "finished": finished}
+    counts = {name: result[name] for name in ("executing", "queued", "scheduled")}
+    return {"at": result["at"], **counts, "finished": finished}
 
 
 def _describe(result: dict[str, Any]) -> str:
     """``2 executing, 40 queued; mailer@1.0.0:worker1:1 (worker1, pid 42) has task 4f2a for 12 s and 1 more``"""
     text = "%d executing, %d queued" % (result["executing"], result["queued"])
+    if result["scheduled"]:
+        text += ", %d scheduled" % result["scheduled"]
     # The one that has been executing longest is the one that the drain waits for.
     holding = sorted(result["holding"], key=lambda worker: worker["task_since"] or result["at"])
     if holding:
@@ -117,9 +121,9 @@ def _speed(points: list[dict[str, Any]]) -> str:
     return text
 
 
-def _left(points: list[dict[str, Any]], include_queued: bool) -> dict[str, Any]:
+def _left(points: list[dict[str, Any]], counted: tuple[str, ...]) -> dict[str, Any]:
     """What the drain waits for, of how much, and how long it may take at the speed so far: None while nothing became less."""
-    counts = [point["executing"] + (point["queued"] if include_queued else 0) for point in points]
+    counts = [sum(point[name] for name in counted) for point in points]
     seconds, fewer = points[-1]["at"] - points[0]["at"], counts[0] - counts[-1]
     estimate = counts[-1] * seconds / fewer if seconds >= 1 and fewer > 0 else None
     return {"left": counts[-1], "most": max(counts), "seconds_left": estimate}

@@ -25,12 +25,12 @@ def gates(specification: dict[str, Any]) -> list[Gate]:
     :raises AnsibleFilterError: a gate contradicts itself, or has no name of its own.
     """
     short, listed = specification.get("gate") or {}, specification.get("gates")
-    backend = (specification.get("queue") or {}).get("backend", "")
+    queue = specification.get("queue") or {}
     if listed is None:
-        return [] if short.get("min_tasks", 20) == 0 else [_complete(dict(short, name="failures"), "queueops_fleet.gate", backend)]
+        return [] if short.get("min_tasks", 20) == 0 else [_complete(dict(short, name="failures"), "queueops_fleet.gate", queue)]
     if short:
         raise AnsibleFilterError(_refusal("queueops_fleet has gate and gates, and gate is short for a list of one", "Give gates alone"))
-    found = [_complete(gate, f"queueops_fleet.gates[{index}]", backend) for index, gate in enumerate(listed)]
+    found = [_complete(gate, f"queueops_fleet.gates[{index}]", queue) for index, gate in enumerate(listed)]
     names = [gate["name"] for gate in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -38,11 +38,14 @@ def gates(specification: dict[str, Any]) -> list[Gate]:
     return found
 
 
-def _complete(gate: Gate, where: str, backend: str) -> Gate:
+def _complete(gate: Gate, where: str, queue: dict[str, Any]) -> Gate:
     metric = gate.get("metric", "failed_ratio")
+    own = [name for name in queue.get("names") or [] if VERSION in name]
     complete = {
         # How a version is written in the queue's name depends on it.
-        "backend": backend,
+        "backend": queue.get("backend", ""),
+        # Where each version has a queue of its own, a version is judged by that.
+        **({"queue": own[0]} if own else {}),
         "metric": metric,
         "timeout": 300,
         "on_inconclusive": "pause",

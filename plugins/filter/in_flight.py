@@ -14,6 +14,8 @@ from ansible_collections.queueops.fleet.plugins.filter.rules import (
     EXECUTING,
     WITHOUT_RULE,
     in_flight_rules,
+    put_into,
+    queues_in_turn,
     rules_of_killed,
     unreadable,
 )
@@ -98,12 +100,15 @@ def _by(rule: dict[str, Any]) -> str:
     return "for no rule takes it" if rule["name"] == WITHOUT_RULE else "by rule %s" % rule["name"]
 
 
-def killed_places(queue: dict[str, Any], rules: list[dict[str, Any]], to: str, drained: Results, killed: Results) -> list[dict[str, Any]]:
+def killed_places(
+    queue: dict[str, Any], rules: list[dict[str, Any]], to: str, drained: Results, killed: Results, away: str = ""
+) -> list[dict[str, Any]]:
     """The redrives of what killed workers had in hand, one a queue: ``queue``, ``source``, ``rules``, ``unreadable`` and ``held_by``.
 
     :param to: the version that the hosts go to.
     :param drained: as in :func:`in_flight_places`; has those that an earlier run of the operation killed.
     :param killed: host to what M(queueops.fleet.worker_release) with the phase V(killed) returned.
+    :param away: the version whose workers were killed.
     """
     if in_flight_left(queue, drained, killed):
         return []
@@ -115,7 +120,10 @@ def killed_places(queue: dict[str, Any], rules: list[dict[str, Any]], to: str, d
         return []
     names = [rule["name"] for rule in rules if unreadable(rule, to)]
     chosen = rules_of_killed(rules, to)
-    return [{"queue": name, "source": EXECUTING, "rules": chosen, "unreadable": names, "held_by": workers} for name in queue["names"]]
+    return [
+        {"queue": name, "source": EXECUTING, "rules": put_into(chosen, into), "unreadable": names, "held_by": workers}
+        for name, into in queues_in_turn(queue, to, [away])
+    ]
 
 
 def in_flight_left(queue: dict[str, Any], drained: Results, killed: Results) -> list[str]:

@@ -9,6 +9,7 @@ import fnmatch
 import re
 from typing import Any
 
+from ansible_collections.queueops.fleet.plugins.filter.queue_names import VERSION, versioned
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import FINISH, Capabilities
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import capabilities_of
@@ -190,20 +191,52 @@ def _of(rule: Rule) -> str:
     return str(rule.get("of") or "failed")
 
 
-def redrive_places(queue: dict[str, Any], rules: list[Rule], sources: list[str], to: str, away: str = "") -> list[dict[str, Any]]:
+def redrive_places(
+    queue: dict[str, Any], rules: list[Rule], sources: list[str], to: str, away: str = "", versions: list[str] | None = None
+) -> list[dict[str, Any]]:
     """Every redrive of the fleet's queues that has something to do, in order: ``queue``, ``source``, its ``rules``, and ``unreadable``,
     the names of those of them that park what ``to`` cannot read.
 
-    Parameters as those of :func:`redrive_rules`.
+    Where each version has a queue of its own, what is in that of ``away`` and is put back goes to that of ``to``, and what is still
+    queued there goes with it.
+
+    :param versions: every version that may have parked tasks in a queue of its own.
+
+    Other parameters as those of :func:`redrive_rules`.
     """
     able = capabilities_of(queue["backend"], queue.get("url") or "")
     treated = {source: redrive_rules(rules, source, queue, to, away) for source in sources if source in able.sources}
     names = [rule["name"] for rule in rules if unreadable(rule, to)]
+    found = []
+    for source, chosen in treated.items():
+        for name, into in queues_in_turn(queue, to, [*(versions or []), away] if source == "parked" else [away]):
+            moved = [{"name": WITHOUT_RULE, "match": {}, "action": "requeue"}] if into and source in ("abandoned", "queued") else []
+            found.append({"queue": name, "source": source, "rules": put_into([*chosen, *moved], into), "unreadable": names})
+    ordered = sorted(found, key=lambda place: [one["queue"] for one in found].index(place["queue"]))
+    return [place for place in ordered if place["rules"]]
+
+
+def queues_in_turn(queue: dict[str, Any], to: str, others: list[str]) -> list[tuple[str, str]]:
+    """The fleet's queues that matter to an operation, each with the queue that what is put back there goes to; empty: where it came from.
+
+    :param to: the version that the hosts go to.
+    :param others: other versions whose queues matter, where each version has one of its own.
+    """
+    found = []
+    for name in queue["names"]:
+        if VERSION not in name:
+            found.append((name, ""))
+            continue
+        own = versioned(name, to, queue["backend"]) if to else ""
+        named = [versioned(name, version, queue["backend"]) for version in dict.fromkeys([to, *others]) if version]
+        found += [(other, own if other != own else "") for other in named]
+    return found
+
+
+def put_into(rules: list[Rule], queue: str) -> list[Rule]:
+    """The rules of a redrive, where what they put back goes to ``queue``, unless they say where; empty: where it came from."""
     return [
-        {"queue": name, "source": source, "rules": treated[source], "unreadable": names}
-        for name in queue["names"]
-        for source in treated
-        if treated[source]
+        dict(rule, destination=queue) if queue and rule["action"] == "requeue" and not rule.get("destination") else rule for rule in rules
     ]
 
 

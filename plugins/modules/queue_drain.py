@@ -30,7 +30,7 @@ attributes:
     support: full
 options:
   queues:
-    description: The queues. One that does not exist is an error.
+    description: The queues. One that does not exist is an error, unless O(missing_ok).
     type: list
     elements: str
     required: true
@@ -47,6 +47,16 @@ options:
     default: drained
   include_queued:
     description: For O(state=drained), whether to wait until no task is queued either. That needs workers that take them.
+    type: bool
+    default: false
+  include_scheduled:
+    description:
+      - For O(state=drained), whether to wait until no task waits for its time either, such as one that is to be tried again later.
+      - With a queue system that does not tell them apart they are among those that are queued or executing.
+    type: bool
+    default: false
+  missing_ok:
+    description: For O(state=drained), whether a queue that is not known yet is an empty one, rather than an error.
     type: bool
     default: false
   timeout:
@@ -129,6 +139,10 @@ executing:
   type: int
 queued:
   description: Tasks queued at the last look.
+  returned: O(state=drained)
+  type: int
+scheduled:
+  description: Tasks that wait for their time, at the last look. With a queue system that does not tell it is 0.
   returned: O(state=drained)
   type: int
 abandoned:
@@ -228,7 +242,15 @@ def drain(module: AnsibleModule) -> Outcome:
             backend.capabilities.require_source("executing", "in_flight")
             backend.capabilities.require_action(params["in_flight"], "in_flight")
         budget = min(LOOK_S, params["timeout"])
-        seen = watch(backend, params["queues"], params["include_queued"], budget, confirm=not module.check_mode)
+        seen = watch(
+            backend,
+            params["queues"],
+            params["include_queued"],
+            budget,
+            confirm=not module.check_mode,
+            include_scheduled=params["include_scheduled"],
+            missing_ok=params["missing_ok"],
+        )
         return Outcome(result=dict(seen.as_dict(), progress=[], waited_s=0.0))
     backend.capabilities.require("pause", "state")
     backend.look(params["queues"])
@@ -261,6 +283,8 @@ def main() -> None:
         queues={"type": "list", "elements": "str", "required": True},
         state={"type": "str", "choices": ["drained", "paused", "active"], "default": "drained"},
         include_queued={"type": "bool", "default": False},
+        include_scheduled={"type": "bool", "default": False},
+        missing_ok={"type": "bool", "default": False},
         timeout={"type": "float", "default": 60.0},
         in_flight={"type": "str", "choices": ["finish", "requeue", "fail", "dead_letter"], "default": "finish"},
         owner={"type": "str", "default": "queueops"},

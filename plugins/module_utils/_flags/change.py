@@ -19,7 +19,7 @@ from .gate import ABSENT, Gate, definition, gate_of, must_be_ours, owner_of
 Wanted = Callable[["Mapping[str, Any] | None", str], "Mapping[str, Any] | None"]
 
 #: How often another writer of the same store may come in between.
-_ATTEMPTS = 20
+_ATTEMPTS = 100
 
 
 class Store(Protocol):

@@ -191,6 +191,12 @@ def _fenced(event: Event, known: Names) -> tuple[str, str]:
     return told % (plain(data.get("version")), plain(data.get("user")), counted(data.get("connections"))), "good"
 
 
+def _divided(event: Event, known: Names) -> tuple[str, str]:
+    shares = mapping(event.data.get("weights"))
+    told = ["version %s gets %s %%" % (plain(version), counted(share)) for version, share in sorted(shares.items())]
+    return "the tasks are divided anew: %s" % (some(told) or NOT_KNOWN), ""
+
+
 def _other(event: Event, known: Names) -> tuple[str, str]:
     told = ", ".join("%s %s" % pair for pair in figures(event.data))
     return words(event.kind) + because(event) + (" (%s)" % told if told else ""), ""
@@ -216,6 +222,8 @@ _TELLERS: dict[str, Callable[[Event, Names], tuple[str, str]]] = {
     "workers_killed": _on_release("killed the workers that were not done in time, on the way to %s", "bad"),
     "workers_stopped": _trouble("could not go back, so that its workers were stopped"),
     "version_fenced": _fenced,
+    "tasks_divided": _divided,
+    "divide_failed": _trouble("the tasks could not be divided"),
     "host_reported": _reported,
     "release_confirmed": _on_release("%s is known good", "good"),
     "release_rebuilt": _on_release("%s is known again from the hosts", ""),

@@ -18,12 +18,13 @@ APART_S = 0.25
 
 @dataclass
 class Progress:
-    """How far a drain is. Drained: nothing executing (nor queued, if asked) on two looks apart, every worker idle or gone."""
+    """How far a drain is. Drained: nothing executing (nor queued or scheduled, if asked) on two looks apart, each worker idle or gone."""
 
     look: Look
     drained: bool
     executing: int
     queued: int
+    scheduled: int
     busy: list[WorkerState]
 
     def as_dict(self) -> dict[str, Any]:
@@ -33,6 +34,7 @@ class Progress:
             "drained": self.drained,
             "executing": self.executing,
             "queued": self.queued,
+            "scheduled": self.scheduled,
             "abandoned": sum(state.abandoned or 0 for state in self.look.queues),
             "at": self.look.at,
             "queues": found["queues"],
@@ -42,14 +44,15 @@ class Progress:
         }
 
 
-def assess(look: Look, include_queued: bool) -> Progress:
+def assess(look: Look, include_queued: bool, include_scheduled: bool = False) -> Progress:
     """What one look says; ``drained`` means here: by this look alone.
 
     :raises Refused: the system cannot tell how many tasks are executing. Unknown is not drained.
     """
     for state in look.queues:
         for name in ("executing", "queued"):
-            if getattr(state, name) is None:
+            # A queue that is not there has nothing.
+            if state.exists and getattr(state, name) is None:
                 reason = look.unknown.get("queues." + name, name + " is not known")
                 raise Refused("Cannot tell whether queue %s is drained: %s" % (state.name, reason), option="queues")
     names = {state.name for state in look.queues}
@@ -61,11 +64,21 @@ def assess(look: Look, include_queued: bool) -> Progress:
     ]
     executing = sum(state.executing or 0 for state in look.queues)
     queued = sum(state.queued or 0 for state in look.queues)
-    drained = executing == 0 and not busy and (queued == 0 or not include_queued)
-    return Progress(look=look, drained=drained, executing=executing, queued=queued, busy=busy)
+    # A system that knows no scheduled tasks has none.
+    scheduled = sum(state.scheduled or 0 for state in look.queues)
+    left = executing + (queued if include_queued else 0) + (scheduled if include_scheduled else 0)
+    return Progress(look=look, drained=not left and not busy, executing=executing, queued=queued, scheduled=scheduled, busy=busy)
 
 
-def watch(backend: QueueBackend, queues: list[str], include_queued: bool, budget: float = 1.0, confirm: bool = True) -> Progress:
+def watch(
+    backend: QueueBackend,
+    queues: list[str],
+    include_queued: bool,
+    budget: float = 1.0,
+    confirm: bool = True,
+    include_scheduled: bool = False,
+    missing_ok: bool = False,
+) -> Progress:
     """Look until drained, at most about ``budget`` seconds.
 
     :param confirm: false for a single look that decides by itself (check mode).
@@ -76,7 +89,7 @@ def watch(backend: QueueBackend, queues: list[str], include_queued: bool, budget
     pause = 0.05
     before = False
     while True:
-        progress = assess(backend.look(queues), include_queued)
+        progress = assess(backend.look(queues, missing_ok=missing_ok), include_queued, include_scheduled)
         if not confirm or (progress.drained and before):
             return progress
         left = end - time.monotonic()

@@ -133,7 +133,7 @@ def test_a_change_that_came_in_between_is_kept(
 def test_who_is_always_overtaken_gives_up_with_nothing_changed(redis_server: RedisServer, client: Any, file: FileStore, path: Path) -> None:
     own = Overtaken(RedisConnection({"url": redis_server.url}), KEY)
     own.times = 1000
-    with pytest.raises(Conflict, match="changed the flags 20 times") as caught:
+    with pytest.raises(Conflict, match="changed the flags 100 times") as caught:
         put([own, file], state="off")
     assert caught.value.still_true == "Nothing was changed"
     assert "new-invoice" not in flags(client) and not path.exists()

@@ -220,3 +220,13 @@ def test_a_version_that_was_shut_out_is_told(fleet: Fleet) -> None:
     fleet.add(5, "version_fenced", version="2.0.0", user="mailer-2.0.0", connections=3)
     told = " ".join(entry.text for entry in fleet.facts().timeline)
     assert "version 2.0.0 shut out at the broker (user mailer-2.0.0); connections closed: 3" in told
+
+
+def test_how_the_tasks_were_divided_is_told(fleet: Fleet) -> None:
+    fleet.deployed()
+    fleet.open("rollback", target=1)
+    fleet.add(5, "tasks_divided", weights={"2.0.0": 0, "1.0.0": 100}, moved=25)
+    fleet.add(6, "divide_failed")
+    told = " ".join(entry.text for entry in fleet.facts().timeline)
+    assert "the tasks are divided anew: version 1.0.0 gets 100 %, version 2.0.0 gets 0 %" in told
+    assert "the tasks could not be divided" in told

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 import rq
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, NotFound, Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import PauseRequest
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.drain import watch
 
@@ -37,6 +39,20 @@ def test_queued_tasks_only_count_if_asked(broker: Broker) -> None:
     broker.publish(2)
     assert watch(broker.backend(), ["mail"], include_queued=False).drained
     assert not watch(broker.backend(), ["mail"], include_queued=True, budget=0.1).drained
+
+
+def test_scheduled_tasks_only_count_if_asked(broker: Broker) -> None:
+    broker.publish(0)
+    broker.queue().enqueue_in(timedelta(hours=1), "tasks.note", "later")
+    seen = watch(broker.backend(), ["mail"], include_queued=True, budget=0.1)
+    assert (seen.drained, seen.scheduled) == (True, 1)
+    assert not watch(broker.backend(), ["mail"], include_queued=True, budget=0.1, include_scheduled=True).drained
+
+
+def test_a_queue_that_is_not_there_is_drained_only_if_that_may_be(broker: Broker) -> None:
+    assert watch(broker.backend(), ["nobody"], include_queued=True, include_scheduled=True, missing_ok=True).drained
+    with pytest.raises(NotFound):
+        watch(broker.backend(), ["nobody"], include_queued=True)
 
 
 def test_a_worker_busy_with_another_queue_does_not_hold_this_one(broker: Broker) -> None:
