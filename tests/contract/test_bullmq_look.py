@@ -55,6 +55,13 @@ def test_a_killed_worker_is_gone_with_its_task(bullmq: Bullmq) -> None:
     assert (found.name, found.task, found.started) == ("mailer@1.0.0:worker1:1", held, None)
 
 
+def test_workers_of_another_database_are_none_of_this_one(bullmq: Bullmq) -> None:
+    bullmq.publish(QUEUE, 1)
+    bullmq.start_worker(QUEUE)
+    wait_for(lambda: bullmq.open().look([QUEUE]).workers, what="the worker")
+    assert bullmq.open(url=bullmq.server.url[:-1] + "1").look([QUEUE], missing_ok=True).workers == []
+
+
 def test_workers_are_unknown_where_connections_may_not_be_listed(bullmq: Bullmq) -> None:
     bullmq.publish(QUEUE, 2)
     bullmq.client.acl_setuser("watcher", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client|list"])

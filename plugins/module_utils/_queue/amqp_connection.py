@@ -201,6 +201,11 @@ class AmqpConnection:
             self._channel = self._connection.channel()
         return self._channel
 
+    def cluster(self) -> str:
+        """The broker's name for itself, the same at each of its nodes."""
+        with self.asking("ask for its name"):
+            return str(self._connection.server_properties.get("cluster_name") or "")
+
     def _forget_channel(self, problem: Exception) -> None:
         self._channel = None
         if not isinstance(problem, self.amqp.exceptions.ChannelError):

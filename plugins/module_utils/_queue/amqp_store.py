@@ -122,7 +122,8 @@ class AmqpStore(TaskStore):
     def _begin(self) -> None:
         """Take up the run: its ledger, its mark, and what it left if it died."""
         source = self._source
-        self._ledger = ledger = Ledger(self._request.state_dir, self._run, "%s %s" % (self._amqp.vhost, source.name))
+        of = "%s %s %s" % (self._amqp.cluster(), self._amqp.vhost, source.name)
+        self._ledger = ledger = Ledger(self._request.state_dir, self._run, of)
         self._witness = witness = Witness(self._amqp, ledger)
         self._link = link = witness.open("redrive queue %s" % source.name)
         arrivals = Arrivals(self._amqp, self._management, self._dialect)

@@ -130,7 +130,7 @@ class BullmqBackend(QueueBackend):
         names = list(dict.fromkeys(queues or []))
         unknowns = Unknowns()
         with self._redis.asking("look at the queues") as client:
-            clients = self._clients(client, unknowns)
+            clients = self._clients(unknowns)
             now, raw = self._ask(client, names)
             ages, taken = self._ask_tasks(client, raw)
         states = []
@@ -162,10 +162,10 @@ class BullmqBackend(QueueBackend):
             next_step="Check the name, url and key_prefix (%s); a queue is there once a Queue or a Worker was made for it" % self._prefix,
         )
 
-    def _clients(self, client: Any, unknowns: Unknowns) -> list[Mapping[str, str]] | None:
-        """The broker's connections; None where they may not be listed."""
+    def _clients(self, unknowns: Unknowns) -> list[dict[str, Any]] | None:
+        """The connections to the database; None where they may not be listed."""
         try:
-            return list(client.client_list())
+            return self._redis.neighbours()
         except self._redis.redis.exceptions.ResponseError as problem:
             if not re.search(r"NOPERM|permission|unknown command|unknown subcommand", str(problem), re.IGNORECASE):
                 raise
@@ -245,7 +245,7 @@ class BullmqBackend(QueueBackend):
         return state
 
     def _workers(
-        self, now: float, names: list[str], clients: list[Mapping[str, str]] | None, taken: dict[str, list[_Taken]], unknowns: Unknowns
+        self, now: float, names: list[str], clients: list[dict[str, Any]] | None, taken: dict[str, list[_Taken]], unknowns: Unknowns
     ) -> list[WorkerState]:
         held: dict[tuple[str, str | None], list[_Taken]] = {}
         for queue, tasks in taken.items():
@@ -279,7 +279,7 @@ class BullmqBackend(QueueBackend):
         worker.state = "busy"
         worker.task, worker.task_queue, worker.task_since = task.task, queue, task.since
 
-    def _connections(self, names: list[str], clients: list[Mapping[str, str]]) -> Iterator[tuple[str, str | None, Mapping[str, str]]]:
+    def _connections(self, names: list[str], clients: list[dict[str, Any]]) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
         """Queue, name (None: it has none) and connection of each worker; the name of its connection says both."""
         by_name = {"%s:%s" % (self._prefix, base64.b64encode(name.encode("utf-8", "surrogateescape")).decode()): name for name in names}
         for connection in clients:
@@ -297,7 +297,7 @@ class BullmqBackend(QueueBackend):
             now, raw = self._ask(client, names)
             missing = [name for name in names if not raw[name].exists]
             if missing:
-                listened = {queue for queue, _name, _connection in self._connections(missing, self._clients(client, Unknowns()) or [])}
+                listened = {queue for queue, _name, _connection in self._connections(missing, self._clients(Unknowns()) or [])}
                 missing = [name for name in missing if name not in listened]
         if missing:
             raise self._missing(missing)

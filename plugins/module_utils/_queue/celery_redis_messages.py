@@ -145,10 +145,10 @@ class HeldStore(CeleryStore):
             return
         listening = self._mailbox.listening(client)
         try:
-            clients = client.client_list()
+            clients = self._redis.neighbours()
         except self._redis.redis.exceptions.NoPermissionError:
             clients = None
-        taking = [one for one in clients or [] if one.get("cmd") == "brpop" and str(one.get("db")) == str(self._keys.db)]
+        taking = [one for one in clients or [] if one.get("cmd") == "brpop"]
         if listening or taking or clients is None:
             seen = "%d workers listen" % listening if listening else "%d clients wait for tasks" % len(taking)
             raise Refused(

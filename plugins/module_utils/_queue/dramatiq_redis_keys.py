@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from .redis_scripts import moved_key
+
 
 class Keys:
     """Dramatiq's keys with the prefix (its ``namespace``), and ours."""
@@ -24,6 +26,14 @@ class Keys:
 
     def parked(self, name: str) -> str:
         return "queueops:parked:%s:%s" % (self._prefix, name)
+
+    def moved(self, run: str | None) -> str:
+        """The set of what ``run`` moved."""
+        return moved_key(run, self._prefix)
+
+    def fates(self, run: str | None, queue: str) -> list[str]:
+        """Where is counted what became of the tasks that ``run`` moved of a queue: pending, failed again, completed."""
+        return ["queueops:redrive:%s:%s:%s:%s" % (run, fate, self._prefix, queue) for fate in ("pending", "failed_again", "completed")]
 
     def acks(self, worker: str, list_name: str) -> str:
         """What ``worker`` has taken from the list: for delayed messages the queue's name with ``.DQ``."""

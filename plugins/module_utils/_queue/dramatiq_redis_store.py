@@ -92,9 +92,8 @@ class DramatiqRedisStore(TaskStore):
         self._check = check
         self._workers = workers
         self._queue = request.queue
-        base = "queueops:redrive:%s" % request.run
-        self._moved = base + ":moved"
-        self._tracks = [self._moved, base + ":pending", base + ":failed_again", base + ":completed"]
+        self._moved = keys.moved(request.run)
+        self._tracks = [self._moved, *keys.fates(request.run, self._queue)]
         self._destinations = list(dict.fromkeys([self._queue, *(rule.destination for rule in request.rules if rule.destination)]))
         self._deadline = ""
         self._fates: Fates | None = None

@@ -30,6 +30,7 @@ class Source:
     :ivar own: whether it is the queue's own stream.
     :ivar stream: the stream that holds them.
     :ivar subjects: on which subjects they are there.
+    :ivar created: when that stream was made, seconds since 1970.
     :ivar low: the first sequence that was there at first.
     :ivar info: what the stream said of itself.
     :raises Refused: its tasks cannot be told apart, or cannot be deleted.
@@ -90,7 +91,7 @@ class Source:
             self.warnings.append(
                 "The stream %s gathers from %s: what a redrive moves out of it stays there, if they keep it" % (self.stream, origins)
             )
-        self._created = seconds(self.info["created"])
+        self.created = seconds(self.info["created"])
         self.low, self._high = int(state["first_seq"]), int(state["last_seq"])
         if source == "abandoned":
             self._refuse_executing()
@@ -208,7 +209,7 @@ class Source:
         return bool(told.get("stream") == self._stream and told.get("consumer") == self._consumer)
 
     def _task(self, letter: Message, message: Message, origin: str, read_at: float, told: Mapping[str, Any] | None) -> Task:
-        created = self._created if message.stream == self.stream else seconds(self._home.info["created"])
+        created = self.created if message.stream == self.stream else seconds(self._home.info["created"])
         item = Item(letter, message, origin, read_at, created)
         headers = message.headers
         worker = headers.get(WORKER)

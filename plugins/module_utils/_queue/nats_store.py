@@ -60,7 +60,10 @@ class NatsStore(TaskStore):
         self._watch: Watch | None = None
         if request.breaker is not None:
             self._watch = Watch(session, letters, self._routes, request.run, self._source.is_ours)
-        ledger = Ledger(request.state_dir, request.run) if request.run is not None and not check else None
+        ledger = None
+        if request.run is not None and not check:
+            # Streams of other accounts and servers may have the same name, and other fleets runs of the same name.
+            ledger = Ledger(request.state_dir, request.run, "%s@%.3f" % (self._source.stream, self._source.created))
         self._copies = Copies(connection, session, request, self._routes, self._watch, ledger)
         self.warnings = self._copies.warnings
         self.warnings.extend(self._source.warnings)

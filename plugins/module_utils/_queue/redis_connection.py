@@ -226,6 +226,14 @@ class RedisConnection:
                 self._scripts[script] = client.register_script(script)
             return self._scripts[script](keys=keys, args=arguments)
 
+    def neighbours(self) -> list[dict[str, Any]]:
+        """The broker's connections that use this database; who uses another one may bear the same names.
+
+        :raises redis.exceptions.ResponseError: they may not be listed.
+        """
+        database = str(self.client.connection_pool.connection_kwargs.get("db") or 0)
+        return [entry for entry in self.client.client_list() if str(entry.get("db")) == database]
+
     def together(self, client: Any, ask: Callable[[Any], None]) -> list[Any]:
         """The answers to what ``ask`` queues on a pipeline, in one transaction, so that they belong to one moment.
 

@@ -60,7 +60,7 @@ end
 
 
 def moved_key(run: str | None, source: str) -> str:
-    """The set of what ``run`` moved from the list or stream ``source``; ids are only unique within one."""
+    """The set of what ``run`` moved from ``source``, within which ids are unique: a list, a stream, or a system's own prefix of keys."""
     return "queueops:redrive:%s:moved:%s" % (run, source)
 
 

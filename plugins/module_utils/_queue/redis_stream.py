@@ -138,7 +138,7 @@ class RedisStreamBackend(QueueBackend):
         workers: list[WorkerState] = []
         with self._redis.asking("look at the queues") as client:
             now, found = self._ask(client, names)
-            connected = self._connected(client) if names else frozenset()
+            connected = self._connected() if names else frozenset()
             for name, (exists, failed) in found.items():
                 state = QueueState(name=name, exists=exists, failed=failed)
                 states.append(state)
@@ -180,10 +180,10 @@ class RedisStreamBackend(QueueBackend):
             found[name] = (kind == "stream", next(answers))
         return seconds + micros / 1e6, found
 
-    def _connected(self, client: Any) -> frozenset[str] | None:
+    def _connected(self) -> frozenset[str] | None:
         """The names of all connections; None where it may not be asked."""
         try:
-            return frozenset(entry.get("name", "") for entry in client.client_list())
+            return frozenset(entry.get("name", "") for entry in self._redis.neighbours())
         except self._redis.redis.exceptions.ResponseError:
             return None
 
@@ -337,7 +337,7 @@ class RedisStreamBackend(QueueBackend):
                 )
             gone = None
             if source.name == "abandoned":
-                connected = self._connected(client)
+                connected = self._connected()
                 consumers = client.xinfo_consumers(queue, group)
                 gone = frozenset(text(consumer["name"]) for consumer in consumers if self._gone(consumer, connected))
         return Source(source.name, queue, group, told[group], gone, int(self._gone_after * 1000) if gone is not None else 0)

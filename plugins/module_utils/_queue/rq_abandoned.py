@@ -90,7 +90,7 @@ class AbandonedStore(RqStore):
             return set()
         with self._redis.asking("look for waiting workers") as client:
             try:
-                listed: list[dict[str, Any]] = client.client_list()
+                listed = self._redis.neighbours()
             except self._redis.redis.exceptions.ResponseError:
                 # Some hosted servers do not tell; then only the workers' own records count.
                 return set()

@@ -17,6 +17,7 @@ from typing import Callable, Iterator, NamedTuple
 from .._errors import NotFound, Refused
 from .api import Census, Decision, Look, RedriveRequest, Sweep, Task, TaskStore, version_and_host
 from .redis_connection import RedisConnection
+from .redis_scripts import RUN_KEPT_S, moved_key
 from .rq_scripts import APPLY, CARDS, IN_HAND, LIST_WINDOW, MEMBERS, REST, STATES, SWEEP, WINDOW
 from .rq_tasks import as_text, error_block, iso_time, pack_error, parse_time
 
@@ -26,8 +27,6 @@ BATCH = 500
 ERROR_BATCH = 100
 #: Ids read at a time when they are compared before and after.
 PIECE = 5000
-#: How long the record of which tasks a run has moved is kept.
-RUN_KEPT_S = 7 * 24 * 3600
 #: The first tasks of a sweep are read, to be named in the report.
 SAMPLE = 20
 #: Members of a list from which a walk over it finds its place again.
@@ -83,7 +82,7 @@ class RqStore(TaskStore):
         self._queue = request.queue
         self._look = look
         self._destinations = list(dict.fromkeys(rule.destination for rule in request.rules if rule.destination))
-        self._moved_key = "queueops:redrive:%s:moved" % request.run if request.run else ""
+        self._moved_key = moved_key(request.run, prefix) if request.run else ""
         self._parked_prefix = "queueops:parked:%s:" % prefix
         self._failure = pack_error("Failed: failed by a rule of the redrive %s" % request.run)
         self._refuse_circles()

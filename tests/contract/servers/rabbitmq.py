@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import copy
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import amqp
 
@@ -42,6 +43,7 @@ class RabbitServer(Server):
     """One node on loopback.
 
     :ivar management: the url of its management API, of user guest.
+    :ivar vhost: the one in which queues are meant, as a part of a path.
     :ivar tls: a folder with ca.pem, server.pem and server.key; then it also listens with TLS at ``tls_port``. Set before start.
     """
 
@@ -52,6 +54,7 @@ class RabbitServer(Server):
         self.port, self.tls_port, self._dist, self._http, self._epmd = (free_port() for _number in range(5))
         self.url = "amqp://guest:guest@127.0.0.1:%d/" % self.port
         self.management = "http://127.0.0.1:%d" % self._http
+        self.vhost = "%2F"
         self.tls: Path | None = None
         self._new = kind == "rabbitmq4"
         self._name = "qo%d@localhost" % self.port
@@ -147,8 +150,25 @@ class RabbitServer(Server):
 
     def connection(self) -> Any:
         """A connection of the client library, open."""
-        found = amqp.Connection("127.0.0.1:%d" % self.port, userid="guest", password="guest", connect_timeout=30, read_timeout=30)
+        found = amqp.Connection(
+            "127.0.0.1:%d" % self.port,
+            userid="guest",
+            password="guest",
+            virtual_host=unquote(self.vhost),
+            connect_timeout=30,
+            read_timeout=30,
+        )
         found.connect()
+        return found
+
+    def within(self, vhost: str) -> RabbitServer:
+        """The same server, in a vhost of this name, which is made if it is missing and is empty."""
+        found = copy.copy(self)
+        found.vhost, found.url = vhost, self.url + vhost
+        with suppress(urllib.error.HTTPError):
+            self.ask("DELETE", "/api/vhosts/" + vhost)
+        self.ask("PUT", "/api/vhosts/" + vhost)
+        self.ask("PUT", "/api/permissions/%s/guest" % vhost, {"configure": ".*", "write": ".*", "read": ".*"})
         return found
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -164,8 +184,8 @@ class RabbitServer(Server):
         return json.loads(told) if told else None
 
     def queues(self) -> list[str]:
-        """The names of the queues in the default vhost, exact at this moment."""
-        return [entry["name"] for entry in self.ask("GET", "/api/queues/%2F?disable_stats=true&columns=name")]
+        """The names of the queues in the vhost, exact at this moment."""
+        return [entry["name"] for entry in self.ask("GET", "/api/queues/%s?disable_stats=true&columns=name" % self.vhost)]
 
     def depth(self, queue: str) -> int:
         """How many messages are ready in a queue at this moment."""
@@ -239,12 +259,12 @@ class RabbitServer(Server):
     def clear(self) -> None:
         for name in self.queues():
             with suppress(urllib.error.HTTPError):
-                self.ask("DELETE", "/api/queues/%2F/" + quote(name, safe=""))
-        for policy in self.ask("GET", "/api/policies/%2F"):
-            self.ask("DELETE", "/api/policies/%2F/" + quote(policy["name"], safe=""))
-        for exchange in self.ask("GET", "/api/exchanges/%2F?disable_stats=true&columns=name"):
+                self.ask("DELETE", "/api/queues/%s/" % self.vhost + quote(name, safe=""))
+        for policy in self.ask("GET", "/api/policies/%s" % self.vhost):
+            self.ask("DELETE", "/api/policies/%s/" % self.vhost + quote(policy["name"], safe=""))
+        for exchange in self.ask("GET", "/api/exchanges/%s?disable_stats=true&columns=name" % self.vhost):
             if exchange["name"] and not exchange["name"].startswith("amq."):
-                self.ask("DELETE", "/api/exchanges/%2F/" + quote(exchange["name"], safe=""))
+                self.ask("DELETE", "/api/exchanges/%s/" % self.vhost + quote(exchange["name"], safe=""))
 
     def remove(self) -> None:
         """End it, and remove what it wrote into the root folder."""

@@ -321,6 +321,8 @@ class CeleryRabbitmq(_Celery):
         with self.app.connection_for_read() as connection:
             channel = connection.channel()
             lengths = {name: self._ready(channel, name) for name in names if not name.endswith(".pidbox")}
-        exchanges = sorted(entry["name"] for entry in self.server.ask("GET", "/api/exchanges/%2F?disable_stats=true&columns=name"))
-        bindings = self.server.ask("GET", "/api/bindings/%2F?columns=source,destination,routing_key")
+        exchanges = sorted(
+            entry["name"] for entry in self.server.ask("GET", "/api/exchanges/%s?disable_stats=true&columns=name" % self.server.vhost)
+        )
+        bindings = self.server.ask("GET", "/api/bindings/%s?columns=source,destination,routing_key" % self.server.vhost)
         return lengths, exchanges, sorted(json.dumps(entry, sort_keys=True) for entry in bindings), sorted(names)

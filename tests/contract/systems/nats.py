@@ -55,7 +55,11 @@ class NatsWorker(Worker):
 
 
 class Nats(System):
-    """Consumers of one stream; the queue's name is the consumer's."""
+    """Consumers of one stream; the queue's name is the consumer's.
+
+    :ivar stream: its name.
+    :ivar root: what its subjects begin with.
+    """
 
     backend = "nats"
     servers = ("nats",)
@@ -65,31 +69,34 @@ class Nats(System):
         super().__init__(server, folder)
         assert isinstance(server, NatsServer)
         self.nats = server
+        self.stream, self.root = STREAM, "work"
         self._workers: list[NatsWorker] = []
 
     def settings(self) -> dict[str, Any]:
-        return {"url": self.server.url, "stream": STREAM}
+        return {"url": self.server.url, "stream": self.stream}
 
     def dead(self, queue: str) -> str:
         """The dead-letter stream of a queue."""
-        return "%s_%s_DLQ" % (STREAM, queue)
+        return "%s_%s_DLQ" % (self.stream, queue)
 
     def declare(self, queue: str) -> None:
         async def create(client: Any) -> None:
             manager = client.jetstream()
             names = [info.config.name for info in await manager.streams_info()]
-            if STREAM not in names:
-                await manager.add_stream(name=STREAM, subjects=["work.>"], retention="workqueue")
-            await manager.add_stream(name=self.dead(queue), subjects=["dlq.work.%s.>" % queue])
-            await manager.add_consumer(STREAM, durable_name=queue, filter_subject="work.%s.>" % queue, ack_policy="explicit", ack_wait=120)
+            if self.stream not in names:
+                await manager.add_stream(name=self.stream, subjects=[self.root + ".>"], retention="workqueue")
+            await manager.add_stream(name=self.dead(queue), subjects=["dlq.%s.%s.>" % (self.root, queue)])
+            await manager.add_consumer(
+                self.stream, durable_name=queue, filter_subject="%s.%s.>" % (self.root, queue), ack_policy="explicit", ack_wait=120
+            )
 
         self.nats.ask(create)
 
     def publish(self, queue: str, count: int, kind: str = "note") -> list[str]:
-        return self._publish("work.%s.%s" % (queue, kind), count, kind, {})
+        return self._publish("%s.%s.%s" % (self.root, queue, kind), count, kind, {})
 
     def fail(self, queue: str, count: int, kind: str = "note") -> list[str]:
-        subject = "work.%s.%s" % (queue, kind)
+        subject = "%s.%s.%s" % (self.root, queue, kind)
         more = application.dead_headers({}, subject, "mailer@2.0.0:worker1:1", "ValueError: no good")
         return self._publish(application.dead_subject(subject), count, kind, more)
 
@@ -107,7 +114,7 @@ class Nats(System):
 
     def fail_many(self, queue: str, count: int) -> list[str]:
         """What :meth:`fail` publishes, without waiting for each answer."""
-        subject = "work.%s.note" % queue
+        subject = "%s.%s.note" % (self.root, queue)
         more = application.dead_headers({}, subject, "mailer@2.0.0:worker1:1", "ValueError: no good")
 
         async def publish(client: Any) -> list[str]:
@@ -134,7 +141,7 @@ class Nats(System):
         raise AssertionError("there is no failed task %s" % task)
 
     def plant(self, queue: str, data: bytes) -> bytes:
-        subject = "work.%s.note" % queue
+        subject = "%s.%s.note" % (self.root, queue)
         headers = application.dead_headers({}, subject, "mailer@2.0.0:worker1:1", "ValueError: no good")
         self.nats.ask(lambda client: client.jetstream().publish(application.dead_subject(subject), data, headers=headers))
         return data
@@ -149,9 +156,9 @@ class Nats(System):
 
         async def exhaust(client: Any) -> None:
             # One delivery, which nobody acknowledges.
-            options = {"filter_subject": "work.%s.>" % queue, "ack_policy": "explicit", "ack_wait": 0.2, "max_deliver": 1}
-            await client.jetstream().add_consumer(STREAM, durable_name=queue, **options)
-            pull = await client.jetstream().pull_subscribe_bind(queue, STREAM)
+            options = {"filter_subject": "%s.%s.>" % (self.root, queue), "ack_policy": "explicit", "ack_wait": 0.2, "max_deliver": 1}
+            await client.jetstream().add_consumer(self.stream, durable_name=queue, **options)
+            pull = await client.jetstream().pull_subscribe_bind(queue, self.stream)
             taken: list[Any] = []
             while len(taken) < count:
                 taken += await pull.fetch(count - len(taken), timeout=5)
@@ -167,7 +174,7 @@ class Nats(System):
         name = "mailer@%s:worker1:%d" % (version, len(self._workers) + 1)
         environment = dict(os.environ, QUEUEOPS_URL=self.server.url, QUEUEOPS_LEDGER=str(self.ledger))
         environment.update(QUEUEOPS_GATE=str(self.gate), QUEUEOPS_BROKEN=str(self.broken))
-        command = [sys.executable, str(APPLICATION), STREAM, queue, name]
+        command = [sys.executable, str(APPLICATION), self.stream, queue, name]
 
         def pulls() -> int:
             info = self._info(queue)
@@ -182,7 +189,7 @@ class Nats(System):
         return worker
 
     def _info(self, queue: str) -> Any:
-        return self.nats.ask(lambda client: client.jetstream().consumer_info(STREAM, queue))
+        return self.nats.ask(lambda client: client.jetstream().consumer_info(self.stream, queue))
 
     def native(self, queue: str) -> dict[str, int]:
         info = self._info(queue)

@@ -14,6 +14,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import amqp
 
@@ -134,7 +135,8 @@ class Rabbitmq(System):
 
     def _listed(self) -> dict[str, tuple[int, int]]:
         """Ready and unacknowledged messages of each queue, by rabbitmqctl."""
-        told = json.loads(self.server.ctl("list_queues", "name", "messages_ready", "messages_unacknowledged", "--formatter", "json"))
+        columns = ("name", "messages_ready", "messages_unacknowledged", "--formatter", "json")
+        told = json.loads(self.server.ctl("list_queues", "-p", unquote(self.server.vhost), *columns))
         return {entry["name"]: (entry["messages_ready"], entry["messages_unacknowledged"]) for entry in told}
 
     def native(self, queue: str) -> dict[str, int]:

@@ -138,6 +138,14 @@ def test_a_consumer_is_gone_without_a_connection_and_long_silent(broker: Broker)
     named.close()
 
 
+def test_a_connection_to_another_database_keeps_no_consumer_of_this_one_alive(broker: Broker) -> None:
+    stream(broker, 2)
+    take(broker, 1, "dead")
+    with redis.Redis.from_url(broker.url.replace("db=0", "db=1"), client_name="dead") as namesake:
+        assert namesake.ping()
+        assert state(broker, abandoned_after=0).abandoned == 1
+
+
 def test_moves_all_fields_and_keeps_the_first_id(broker: Broker) -> None:
     stream(broker)
     ids = add(broker, FAILED, 3)

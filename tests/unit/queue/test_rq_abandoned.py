@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
+import redis
 import rq
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive as engine
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import rq_abandoned
@@ -100,6 +102,26 @@ def test_what_a_live_worker_may_have_in_hand_is_left(broker: Broker, monkeypatch
     assert (taken(broker), broker.queue().count) == (1, 0)
     worker.register_death()
     assert reclaim(broker).moved == 1
+
+
+def test_who_waits_in_another_database_is_no_worker_of_this_one(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen from its address alone it would be taken for the one that has the task in hand, and the task would be run twice."""
+    monkeypatch.setattr(rq_abandoned, "PATIENCE_S", 0.5)
+    broker.publish(1)
+    abandon(broker)
+    worker: Any = rq.Worker(["mail"], connection=broker.client, name="mailer@2.0.0:worker2:1")
+    worker.register_birth()
+    with redis.Redis.from_url(broker.url.replace("db=0", "db=1")) as other:
+        waiting = threading.Thread(target=other.blmove, args=("rq:queue:mail", INTERMEDIATE, 30, "RIGHT", "LEFT"))
+        waiting.start()
+        try:
+            wait_for(lambda: any("b" in entry["flags"] for entry in broker.client.client_list()), what="the waiting connection")
+            assert reclaim(broker).skipped_because == {rq_abandoned.IN_HAND: 1}
+        finally:
+            with redis.Redis.from_url(broker.url.replace("db=0", "db=1")) as end:
+                end.rpush("rq:queue:mail", "end")
+            waiting.join()
+    assert taken(broker) == 1
 
 
 def test_a_task_that_its_worker_begins_is_not_put_back(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

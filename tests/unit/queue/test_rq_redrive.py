@@ -161,7 +161,7 @@ def test_the_same_run_leaves_alone_what_it_moved_before(broker: Broker) -> None:
     assert redrive(broker, check=True, run="r1").moved == 0
     report = redrive(broker, run="r1")
     assert (report.moved, report.skipped_because) == (0, {"already moved by this run": 3})
-    assert 6 * 86400 < broker.client.ttl("queueops:redrive:r1:moved") <= 7 * 86400
+    assert 6 * 86400 < broker.client.ttl("queueops:redrive:r1:moved:rq") <= 7 * 86400
     report = redrive(broker)
     assert report.moved == 3 and report.run != "r1"
     assert {entry["redrives"] for entry in report.sample} == {1}
@@ -189,7 +189,7 @@ def test_what_changes_between_reading_and_moving_is_seen(broker: Broker, monkeyp
         broker.queue().failed_job_registry.requeue(ids[0])
         broker.client.delete("rq:job:" + ids[1])
         broker.client.hset("rq:job:" + ids[2], "status", "started")
-        broker.client.sadd("queueops:redrive:r1:moved", ids[3])
+        broker.client.sadd("queueops:redrive:r1:moved:rq", ids[3])
         broker.client.hset("rq:job:" + ids[3], "queueops_redrives", "1")
         return apply(self, *arguments)
 
