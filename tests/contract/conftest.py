@@ -35,7 +35,14 @@ SAMPLED = ("Rq", "RabbitmqQuorum", "Nats", "Procrastinate")
 
 
 #: Which server the tests of one system alone use, by the fixture that opens it; Redis 7 if it is none of these.
-OWN = {"here": "nats", "accounts": "nats", "own": "postgresql15", "rabbit": "rabbitmq3", "on_rabbitmq": "rabbitmq3"}
+OWN = {
+    "here": "nats",
+    "accounts": "nats",
+    "own": "postgresql15",
+    "rabbit": "rabbitmq3",
+    "celery-rabbitmq": "rabbitmq3",
+    "on_rabbitmq": "rabbitmq3",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

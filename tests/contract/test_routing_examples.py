@@ -12,17 +12,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._flags.file_store import FileStore
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import QueueBackend
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
 from ansible_collections.queueops.fleet.plugins.module_utils._route.flag import FlagRouter
-from ansible_collections.queueops.fleet.plugins.module_utils._route.route import known, planned, require_drained, states
+from ansible_collections.queueops.fleet.plugins.module_utils._route.rabbitmq import RabbitmqRouter
+from ansible_collections.queueops.fleet.plugins.module_utils._route.route import Router, known, planned, require_drained, states
 from redis import Redis
 
 from tests.contract.conftest import Servers
+from tests.contract.servers.rabbitmq import RabbitServer
 from tests.unit.conftest import wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "routing.md"
@@ -33,7 +36,7 @@ MAIL = """
 import os, time
 from redis import Redis
 URL = os.environ["URL"]
-redis = Redis.from_url(URL)
+redis = Redis.from_url(os.environ["REDIS"])
 def deliver(what, customer):
     tries = redis.hincrby("tries", what + customer, 1)
     if customer.startswith("flaky") and what == "send" and tries == 1:
@@ -48,26 +51,38 @@ WORKERS = {
     "celery": ("celery", "-A", "tasks", "worker", "-Q", "mail-{version}", "-c", "2", "-n", "{version}@%h", "-l", "WARNING"),
     "dramatiq": ("dramatiq", "tasks", "--processes", "1", "--threads", "2"),
 }
+WORKERS["celery-rabbitmq"] = WORKERS["celery"]
 ENQUEUE = {"rq": "tasks.enqueue(tasks.send, {0!r})", "celery": "tasks.send.delay({0!r})", "dramatiq": "tasks.enqueue(tasks.send, {0!r})"}
+ENQUEUE["celery-rabbitmq"] = ENQUEUE["celery"]
 
 
 class Application:
-    """One of the examples in a folder of its own, and its workers."""
+    """One of the examples in a folder of its own, and its workers.
 
-    def __init__(self, system: str, folder: Path, url: str) -> None:
+    :param redis: the url of the Redis that the applications tell what they did; ``url`` is their broker's.
+    """
+
+    def __init__(self, system: str, folder: Path, url: str, redis: str) -> None:
         self.system, self._folder, self._url = system, folder, url
         self.flags = folder / "flags.json"
         blocks = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE.read_text(), re.S))
         (folder / "flags.py").write_text(blocks["flags.py"].replace("/etc/mailer/flags/flags.json", str(self.flags)))
         (folder / "tasks.py").write_text(blocks[system + "/tasks.py"])
         (folder / "mail.py").write_text(MAIL)
-        self.redis: Any = Redis.from_url(url)
+        self._redis_url, self.redis = redis, cast(Any, Redis.from_url(redis))
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
 
     def _environment(self, version: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
         kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
-        return {**kept, "PYTHONPATH": str(self._folder), "URL": self._url, "VERSION": version, "QUEUE": "mail-" + version}
+        return {
+            **kept,
+            "PYTHONPATH": str(self._folder),
+            "URL": self._url,
+            "REDIS": self._redis_url,
+            "VERSION": version,
+            "QUEUE": "mail-" + version,
+        }
 
     def start(self, version: str) -> None:
         command = [word.format(url=self._url, version=version) for word in WORKERS[self.system]]
@@ -101,40 +116,74 @@ class Application:
     def logs(self) -> str:
         return "\n".join(path.read_text()[-3000:] for path in sorted(self._folder.glob("worker-*.log")))
 
+    def begin(self) -> None:
+        """Give version 1 all tasks, with the workers of both versions there."""
+        self.divide({"1.0.0": 100})
+        for version in ("1.0.0", "2.0.0"):
+            self.start(version)
+        wait_for(lambda: divided(self, {"1.0.0": 100, "2.0.0": 0}), limit=60, what="both versions' workers to be known")
+
+    def _backend(self) -> QueueBackend:
+        return open_backend(self.system, {"url": self._url})
+
+    def _router(self) -> tuple[Router, str]:
+        return FlagRouter("mailer", [FileStore(str(self.flags))], self._backend()), "targetingKey"
+
     def divide(self, weights: dict[str, int], remove: tuple[str, ...] = ()) -> None:
         """What the module does."""
-        backend = open_backend(self.system, {"url": self._url})
-        router = FlagRouter("mailer", [FileStore(str(self.flags))], backend)
+        router, key = self._router()
         before = router.look(ROUTE)
         change = planned(before, weights, TEMPLATE, remove)
-        router.preflight(ROUTE, "targetingKey", change)
+        router.preflight(ROUTE, key, change)
         if before and change.removed:
-            looked = backend.look([before.queues[version] for version in change.removed], missing_ok=True)
+            looked = self._backend().look([before.queues[version] for version in change.removed], missing_ok=True)
             require_drained([one for one in states(before, looked.queues) if one.version in change.removed], change)
-        router.apply(ROUTE, "targetingKey", change)
+        router.apply(ROUTE, key, change)
 
     def state_of(self, version: str) -> Any:
-        backend = open_backend(self.system, {"url": self._url})
-        route = known(FlagRouter("mailer", [FileStore(str(self.flags))], backend).look(ROUTE), ROUTE)
-        looked = backend.look(sorted(route.queues.values()), missing_ok=True)
+        route = known(self._router()[0].look(ROUTE), ROUTE)
+        looked = self._backend().look(sorted(route.queues.values()), missing_ok=True)
         return next(one.state for one in states(route, looked.queues) if one.version == version)
+
+
+class OnRabbitmq(Application):
+    """The example whose tasks the broker divides."""
+
+    def __init__(self, system: str, folder: Path, server: RabbitServer, redis: str) -> None:
+        super().__init__(system, folder, server.url, redis)
+        self._settings = {"url": server.url, "management_url": server.management}
+
+    def begin(self) -> None:
+        # Here the workers make the queues.
+        for version in ("1.0.0", "2.0.0"):
+            self.start(version)
+        wait_for(lambda: divided(self, {"1.0.0": 100, "2.0.0": 0}), limit=60, what="both versions' queues")
+
+    def _backend(self) -> QueueBackend:
+        return open_backend("celery", self._settings)
+
+    def _router(self) -> tuple[Router, str]:
+        return RabbitmqRouter(self._settings), "routing_key"
 
 
 @pytest.fixture(params=sorted(WORKERS))
 def application(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> Iterator[Application]:
-    server = servers.get("redis7")
-    server.clear()
-    found = Application(request.param, tmp_path, server.url)
+    redis = servers.get("redis7")
+    redis.clear()
+    if request.param == "celery-rabbitmq":
+        server = servers.get("rabbitmq3")
+        assert isinstance(server, RabbitServer)
+        server.clear()
+        found: Application = OnRabbitmq(request.param, tmp_path, server, redis.url)
+    else:
+        found = Application(request.param, tmp_path, redis.url, redis.url)
     yield found
     found.stop_all()
 
 
 def test_a_task_its_retries_and_its_children_stay_with_the_version_that_began_until_it_is_drained(application: Application) -> None:
     flaky, later = [f"flaky-{number}" for number in range(2)], [f"later-{number}" for number in range(5)]
-    application.divide({"1.0.0": 100})
-    for version in ("1.0.0", "2.0.0"):
-        application.start(version)
-    wait_for(lambda: divided(application, {"1.0.0": 100, "2.0.0": 0}), limit=60, what="both versions' workers to be known")
+    application.begin()
     application.enqueue(*flaky)
     wait_for(lambda: application.redis.llen("begun"), limit=60, what="a task to be begun by version 1")
 

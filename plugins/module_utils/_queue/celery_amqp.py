@@ -15,7 +15,7 @@ from .amqp_message import AmqpMessage
 from .amqp_store import AmqpStore, Dialect, Places
 from .api import Capabilities, Look, PauseReport, PauseRequest, QueueBackend, QueueState, RedriveRequest, Task, TaskStore, Unknowns
 from .celery_amqp_control import AmqpMailbox
-from .celery_control import NOT_ASKED, NOT_COUNTED, QUESTIONS, Answers, held_by, queues_of, routed, workers_of
+from .celery_control import NOT_ASKED, NOT_COUNTED, QUESTIONS, Answers, held_by, may_be_of, queues_of, workers_of
 from .celery_message import call_of, headers_as_text
 from .celery_pause import UNREADABLE, Pauses
 from .rabbitmq_management import Management, dead_letter_queues
@@ -193,7 +193,12 @@ class CeleryAmqpBackend(QueueBackend):
             unknowns.note("queues.scheduled", reason, state.name)
             return
         routes = answers.routes()
-        held = [kind for node in answers.names() for kind, task in held_by(answers, node) if routed(task, routes) == state.name]
+        held = [
+            kind
+            for node in answers.names()
+            for kind, task in held_by(answers, node)
+            if may_be_of(state.name, task, routes, queues_of(answers, node))
+        ]
         unacked = (told or {}).get(state.name, {}).get("messages_unacknowledged")
         if not depth.consumers and not answers.names():
             # Nobody is left to have any in hand; the statistics do not know it yet.

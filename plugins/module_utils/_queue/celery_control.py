@@ -86,13 +86,25 @@ def held_by(answers: Answers, node: str) -> list[tuple[str, dict[str, Any]]]:
     return held
 
 
-def routed(task: Mapping[str, Any], routes: Mapping[tuple[str, str], str]) -> str:
-    """The queue that a task came from; its routing key, where nobody knows which queue gets that."""
+def routed(task: Mapping[str, Any], routes: Mapping[tuple[str, str], str], own: list[str] | None) -> str | None:
+    """The queue that a task came from; None: it was published to an exchange that leads on, as a route does, and nobody tells where to.
+
+    :param own: the queues that its worker consumes; the task came from one of them, unless that was cancelled since.
+    """
     info = task.get("delivery_info")
     if not isinstance(info, dict):
         return ""
     exchange, key = str(info.get("exchange") or ""), str(info.get("routing_key") or "")
-    return routes.get((exchange, key), key)
+    # Celery's own exchanges bear the queue's name, as the key does.
+    if (exchange, key) in routes or exchange in ("", key):
+        return routes.get((exchange, key), key)
+    return own[0] if own and len(own) == 1 else None
+
+
+def may_be_of(queue: str, task: Mapping[str, Any], routes: Mapping[tuple[str, str], str], own: list[str] | None) -> bool:
+    """Whether a task counts as one of ``queue``: rather of too many queues than of none."""
+    found = routed(task, routes, own)
+    return found == queue if found is not None else not own or queue in own
 
 
 def queues_of(answers: Answers, node: str) -> list[str] | None:
@@ -109,7 +121,7 @@ def held_of(answers: Answers, queue: str) -> tuple[set[str], set[str], int]:
     for node in answers.names():
         for kind, task in held_by(answers, node):
             every.add(str(task.get("id")))
-            if routed(task, routes) != queue:
+            if not may_be_of(queue, task, routes, queues_of(answers, node)):
                 continue
             scheduled += kind == "scheduled"
             if kind != "scheduled" and task.get("acknowledged"):
@@ -151,7 +163,7 @@ def _worker(answers: Answers, node: str, at: float, names: list[str] | None) -> 
     held = held_by(answers, node)
     worker.queues = queues_of(answers, node)
     here = names is None or worker.queues is None or bool(set(worker.queues) & set(names))
-    if not here and not any(routed(task, routes) in (names or []) for _kind, task in held):
+    if not here and not any(may_be_of(name, task, routes, worker.queues) for _kind, task in held for name in names or ()):
         return None
     stats = answers.by.get("stats", {}).get(node)
     if isinstance(stats, dict):
@@ -174,10 +186,11 @@ def _name_task(
 
     def rank(entry: tuple[str, dict[str, Any]]) -> tuple[bool, bool, float]:
         kind, task = entry
-        return (names is not None and routed(task, routes) not in names, kind != "active", float(task.get("time_start") or 0))
+        foreign = names is not None and not any(may_be_of(name, task, routes, worker.queues) for name in names)
+        return (foreign, kind != "active", float(task.get("time_start") or 0))
 
     kind, task = min(held, key=rank)
     worker.task = str(task.get("id"))
-    worker.task_queue = routed(task, routes) or None
+    worker.task_queue = routed(task, routes, worker.queues) or None
     since = task.get("time_start")
     worker.task_since = float(since) if kind == "active" and isinstance(since, (int, float)) else None

@@ -266,6 +266,25 @@ def _queue_isolate(seen: Seen) -> Iterator[Line]:
     yield Line(f"{would}{where}; {many(moved, 'queued task')} {would}moved", "change", str(seen.args.get("task")))
 
 
+def _feature_gate(seen: Seen) -> Iterator[Line]:
+    gate = part(seen.data, "gate")
+    told = _whom(gate)
+    if not seen.data.get("changed"):
+        yield Line(f"is {told}" if told else "is not there", "good", str(gate.get("name")))
+        return
+    release = "" if gate.get("release") is None else f", of release {gate['release']}"
+    yield Line(("would be " if seen.checking else "") + (told or "taken away") + release, "change", str(gate.get("name")))
+
+
+def _whom(gate: Mapping[str, Any]) -> str:
+    """For whom a gate is on; nothing if it is taken away. Targets may be customers, and are only counted."""
+    state, share = str(gate.get("state")), f"{gate.get('percent')} %"
+    if state == "targets":
+        others = f" and {share} of the others" if gate.get("percent") is not None else ""
+        return f"on for {many(len(gate.get('targets') or ()), 'target')}{others}"
+    return {"on": "on for all", "off": "off for all", "percent": f"on for {share} by {gate.get('key')}"}.get(state, "")
+
+
 def _config_snapshot(seen: Seen) -> Iterator[Line]:
     snapshot = part(seen.data, "snapshot")
     if not seen.data.get("changed"):
@@ -324,5 +343,6 @@ WORDS: dict[str, Callable[[Seen], Iterator[Line]]] = {
     "queue_isolate": _queue_isolate,
     "queue_route": _queue_route,
     "queue_route_info": _queue_route_info,
+    "feature_gate": _feature_gate,
     "config_snapshot": _config_snapshot,
 }

@@ -179,6 +179,24 @@ PLAYBOOK = """\
         answer: {changed: true, queue: orders-news, moved: {orders-1.0.0: 1}}
       loop: [isolated, joined]
       run_once: true
+    - name: Let some in
+      queueops.fleet.feature_gate:
+        name: invoices
+        answer: {changed: "{{ item | bool }}", gate: {name: invoices, state: percent, percent: 10, key: customer, release: 1}}
+      loop: [true, false]
+      run_once: true
+    - name: Let two in, and nobody, and all
+      queueops.fleet.feature_gate: {answer: {changed: true, gate: "{{ dict(item, name='new-look') }}"}}
+      loop:
+        - {state: targets, targets: [acme, initech], percent: 1, key: customer}
+        - {state: targets, targets: [acme]}
+        - {state: "off"}
+        - {state: "on"}
+        - {state: absent}
+      run_once: true
+    - name: A gate that is not there
+      queueops.fleet.feature_gate: {answer: {changed: false, gate: {name: old-look, state: absent}}}
+      run_once: true
     - name: Close the operation
       queueops.fleet.fleet_operation:
         fleet: mailer
@@ -261,7 +279,7 @@ SLOW = """\
 """
 
 
-QUEUES = ("queue_redrive", "queue_info", "queue_drain", "queue_fence", "queue_isolate", "queue_route", "queue_route_info")
+QUEUES = ("queue_redrive", "queue_info", "queue_drain", "queue_fence", "queue_isolate", "queue_route", "queue_route_info", "feature_gate")
 
 
 class Stage:

@@ -55,6 +55,14 @@ def test_a_good_deploy_is_a_handful_of_lines(good_run: subprocess.CompletedProce
         "orders-2  10 %, active: 3 queued, 1 executing",
         "news      apart, in queue orders-news; 1 queued task moved",
         "news      divided like the others again; 1 queued task moved",
+        "invoices  on for 10 % by customer, of release 1",
+        "invoices  is on for 10 % by customer",
+        "new-look  on for 2 targets and 1 % of the others",
+        "new-look  on for 1 target",
+        "new-look  off for all",
+        "new-look  on for all",
+        "new-look  taken away",
+        "old-look  is not there",
         "mailer    op-0001-deploy closed: confirmed; the fleet is on release 1, known good is release 1",
         "worker1   hello from debug",
         "verdict   host     release wanted  release found  phase      reason",
@@ -148,6 +156,8 @@ def test_check_mode_says_would_and_v_names_the_tasks(stage: Stage) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     lines = lines_of(run)
     assert "== Deploy mailer ==  (check mode: nothing is changed)" in lines
+    assert {"invoices  would be on for 10 % by customer, of release 1", "invoices  is on for 10 % by customer"} <= set(lines)
+    assert {"new-look  would be taken away", "old-look  is not there"} <= set(lines)
     assert "mail      31 of 31 matching tasks would be put back, 0 remain" in lines
     assert "task      Open the operation" in lines
     assert "mailer    op-0001-deploy would be opened: to release 1 (2.0.0), from release 0" in lines
