@@ -10,7 +10,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +56,22 @@ WORKERS = {
 WORKERS["celery-rabbitmq"] = WORKERS["celery"]
 ENQUEUE = {"rq": "tasks.enqueue(tasks.send, {0!r})", "celery": "tasks.send.delay({0!r})", "dramatiq": "tasks.enqueue(tasks.send, {0!r})"}
 ENQUEUE["celery-rabbitmq"] = ENQUEUE["celery"]
+
+#: A producer that goes on, and notes when it had published each task.
+PRODUCER = """
+import os, time
+import tasks
+number = 0
+with open("published", "w", buffering=1) as published:
+    while not os.path.exists("stop"):
+        customer = "customer-%d" % number
+        {enqueue}
+        published.write("%.3f %s\\n" % (time.time(), customer))
+        number += 1
+        time.sleep(0.05)
+"""
+#: The provider's poll interval, and what a machine with other things to do may add to it (s).
+POLL_S, MARGIN_S = 0.5, 0.5
 
 
 class Application:
@@ -109,6 +127,27 @@ class Application:
         lines = ["import tasks", *(ENQUEUE[self.system].format(customer) for customer in customers)]
         command = [sys.executable, "-c", "\n".join(lines)]
         subprocess.run(command, cwd=self._folder, env=self._environment("producer"), check=True, timeout=60, capture_output=True)
+
+    @contextmanager
+    def producer(self) -> Iterator[None]:
+        """A process that publishes twenty tasks a second and keeps its SDK; at the end it is told to stop, and has."""
+        lines = PRODUCER.replace("{enqueue}", ENQUEUE[self.system].replace("{0!r}", "customer"))
+        with (self._folder / "producer.log").open("wb") as log:
+            producer = subprocess.Popen(
+                [sys.executable, "-c", lines], cwd=self._folder, env=self._environment("producer"), stdout=log, stderr=log
+            )
+        try:
+            yield
+            (self._folder / "stop").touch()
+            assert producer.wait(30) == 0, (self._folder / "producer.log").read_text()
+        finally:
+            producer.kill()
+            producer.wait(10)
+
+    def published(self) -> dict[str, float]:
+        """When each task was published, seconds since 1970."""
+        lines = (self._folder / "published").read_text().splitlines() if (self._folder / "published").exists() else []
+        return {customer: float(at) for at, _space, customer in (line.partition(" ") for line in lines)}
 
     def done(self) -> list[str]:
         return sorted(bytes(entry).decode() for entry in self.redis.lrange("done", 0, -1))
@@ -203,6 +242,26 @@ def test_a_task_its_retries_and_its_children_stay_with_the_version_that_began_un
     wait_for(lambda: application.state_of("1.0.0") == "drained", limit=30, what="version 1 to be drained")
     application.stop("1.0.0")
     wait_for(lambda: removed(application), limit=60, what="version 1 to be removed")
+
+
+def test_a_producer_that_goes_on_gives_a_version_with_0_percent_no_task_after_one_poll_interval(application: Application) -> None:
+    application.begin()
+    application.divide({"1.0.0": 50, "2.0.0": 50})
+    with application.producer():
+        wait_for(lambda: {line[-5:] for line in application.done()} == {"1.0.0", "2.0.0"}, limit=60, what="tasks of both versions")
+        application.divide({"1.0.0": 100, "2.0.0": 0})
+        returned = time.time()
+        wait_for(
+            lambda: max(application.published().values()) > returned + 4 * (POLL_S + MARGIN_S), limit=60, what="tasks published after it"
+        )
+    published = application.published()
+    wait_for(lambda: len(application.done()) == 2 * len(published), limit=90, what="all of them to be done")
+    sent = {customer: version for what, customer, version in (line.split() for line in application.done()) if what == "send"}
+    assert sent.keys() == published.keys()
+    last = max(at for customer, at in published.items() if sent[customer] == "2.0.0") - returned
+    later = sum(1 for at in published.values() if at > returned)
+    print(f"{application.system}: the last of version 2 was published {last:+.2f} s after the change had returned, of {later} after it")
+    assert last <= POLL_S + MARGIN_S and later > 20
 
 
 def divided(application: Application, weights: dict[str, int]) -> bool:
