@@ -14,6 +14,8 @@ description:
   - For workers that log in at the broker as a user of their version's own, for example C(mailer-2.0.0). With O(state=open) the user is
     made, with the password and the rights of O(like). With O(state=fenced) it is deleted, and its connections are closed.
   - So a host that nobody reaches takes no task with that version, whether it runs, comes back later, or is restarted.
+  - A user is one of the whole broker, whichever vhost, database or prefix O(url) and O(key_prefix) name. Where several fleets use one
+    broker, the users of each need names of their own. RabbitMQ's may use the vhosts in which O(like) has rights.
   - A task that a worker has in hand when it is shut out is to the broker like that of a worker whose host has died.
   - On Redis the users have to be kept in a file (C(aclfile)), or a restart would forget them. Redis does not replicate its users, so that
     an O(url) with sentinels is refused. RabbitMQ is asked through its management plugin.

@@ -18,6 +18,12 @@ description:
     no task is lost, and workers may go on meanwhile.
   - A task that a worker has in hand stays with it, and is tried again in the queue in which it began. Run again to move it, too.
   - It needs a route (M(queueops.fleet.queue_route)), which the producers publish to.
+  - The task type's own queue is in the same namespace as the others, that is the same vhost, database or account. Nothing moves tasks
+    into another namespace. To bring a task type there, start its workers there, let its producers connect to it, and let what is still
+    queued be worked off where it is.
+  - Refused on NATS, which maps subjects and knows nothing of headers. A subject that a slot's mapping takes cannot be taken out of it
+    by a second mapping, for which of two counts is another one at each start of the server (seen with 2.15). There give the type a
+    subject that no route takes, with a stream and a consumer of its own.
 extends_documentation_fragment:
   - queueops.fleet.queue
   - queueops.fleet.route

@@ -112,10 +112,6 @@ def routed(tmp_path: Path) -> Iterator[Routed]:
     found.make_streams()
     yield found
     found.server.kill()
-    import shutil
-
-    shutil.copy(found.folder / "nats.log", "/tmp/nats-last.log")
-    shutil.copy(found.folder / "nats.conf", "/tmp/nats-last.conf")
 
 
 def test_a_share_keeps_its_keys_when_it_grows_and_gives_back_first_what_came_last(routed: Routed) -> None:

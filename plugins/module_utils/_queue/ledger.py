@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The ledger of one redrive run: what was about to be published and what the broker has confirmed. Identities, never payloads.
 
-One JSON object a line in ``<state_dir>/redrive/<run>.jsonl`` (0600, folder 0700; ``<run>.<hash>.jsonl`` where each source of a run has
-a ledger of its own): ``{"ledger": token, "of": source}`` first, ``{"plan": n, "ids": [...], "to": ..., ...}`` before batch n is published,
+One JSON object a line in ``<state_dir>/redrive/<run>.<hash>.jsonl`` (0600, folder 0700; the hash is that of the source, with the broker
+and the namespace that it is in, since other fleets have runs of the same name): ``{"ledger": token, "of": source}`` first, ``{"plan": n, "ids": [...], "to": ..., ...}`` before batch n is published,
 ``{"sure": n}`` when it is confirmed, ``{"back": n, "ids": [...]}`` for those that the broker could not route, ``{"doubt": n}`` when the
 broker did not take all of it, ``{"settled": n}`` when batch n and those before it are acknowledged, ``{"closed": n}`` when the run came
 to its end in order.
@@ -29,7 +29,7 @@ from .._errors import Conflict, Refused
 class Ledger:
     """The ledger of ``run``, held by this process alone.
 
-    :param of: the source that the run takes from, where one run may take from several; each then has a ledger of its own.
+    :param of: the source that the run takes from, named as no other one is, at whatever broker.
     :ivar name: of the run and its source, fit for a file's name.
     :ivar token: tells this ledger from one of the same name on another host.
     :ivar plans: the batches whose outcome is open, oldest first: published or not, acknowledged or not. Only what was there at first.

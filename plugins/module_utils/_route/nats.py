@@ -254,5 +254,5 @@ def _no_types(name: str) -> Refused:
     return Refused(
         "NATS cannot keep a task type of route %s apart" % name,
         option="route",
-        next_step="Publish the type to a subject of its own, which is the same to NATS",
+        next_step="Publish the type to a subject that no route takes, with a stream and a consumer of its own",
     )
