@@ -4,10 +4,10 @@
 """The ledger of one redrive run: what was about to be published and what the broker has confirmed. Identities, never payloads.
 
 One JSON object a line in ``<state_dir>/redrive/<run>.<hash>.jsonl`` (0600, folder 0700; the hash is that of the source, with the broker
-and the namespace that it is in, since other fleets have runs of the same name): ``{"ledger": token, "of": source}`` first, ``{"plan": n, "ids": [...], "to": ..., ...}`` before batch n is published,
-``{"sure": n}`` when it is confirmed, ``{"back": n, "ids": [...]}`` for those that the broker could not route, ``{"doubt": n}`` when the
-broker did not take all of it, ``{"settled": n}`` when batch n and those before it are acknowledged, ``{"closed": n}`` when the run came
-to its end in order.
+and the namespace that it is in, since other fleets have runs of the same name): ``{"ledger": token, "of": source}`` first,
+``{"plan": n, "ids": [...], "to": ..., ...}`` before batch n is published, ``{"sure": n}`` when it is confirmed,
+``{"back": n, "ids": [...]}`` for those that the broker could not route, ``{"doubt": n}`` when the broker did not take all of it,
+``{"settled": n}`` when batch n and those before it are acknowledged, ``{"closed": n}`` when the run came to its end in order.
 """
 
 from __future__ import annotations

@@ -423,6 +423,20 @@ def test_a_retry_that_waits_counts_as_failed_again(broker: Broker) -> None:
     assert broker.look().scheduled == 4
 
 
+def test_redrives_of_one_name_know_the_fates_of_their_own_tasks_alone(broker: Broker) -> None:
+    broker.dead(3)
+    broker.dramatiq.declare_queue("sms")
+    broker.dead(1, queue="sms")
+    store, other = (broker.backend().open_store(RedriveRequest(queue, run="r1", breaker=Breaker(0.5)), False) for queue in ("mail", "sms"))
+    (window,) = store.windows()
+    assert store.apply([Decision(task, "requeue") for task in window]) == [""] * 3
+    later = broker.backend().open_store(RedriveRequest("sms", run="r1", breaker=Breaker(0.5)), False)
+    broker.start()
+    wait_for(lambda: len(broker.done) == 3, what="the redriven tasks")
+    wait_for(lambda: store.fates(3) == (3, 0), what="their fates")
+    assert later.fates(1) == other.fates(1) == (0, 0)
+
+
 def test_a_part_of_a_queue_is_no_queue(broker: Broker) -> None:
     with pytest.raises(Refused) as caught:
         broker.backend().look(["mail.DQ"])
