@@ -16,7 +16,7 @@ from pathlib import Path
 # Version to the folder that its sources are in. The drill's release 3 is the good one under a number of its own.
 VERSIONS = {
     "mailer": {"1.0.0": "1.0.0", "2.0.0": "2.0.0-bad", "3.0.0": "2.0.0-good"},
-    "parcel": {"1.0.0": "parcel", "3.0.0": "parcel"},
+    "parcel": {"1.0.0": "parcel", "2.0.0": "parcel", "3.0.0": "parcel"},
 }
 
 
