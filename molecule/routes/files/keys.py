@@ -45,6 +45,7 @@ class System(Protocol):
     def prepare(self) -> None: ...
     def publish(self, tasks: list[str]) -> int: ...
     def take(self) -> dict[str, list[str]]: ...
+    def close(self) -> None: ...
 
 
 class Rq:
@@ -79,6 +80,9 @@ class Rq:
             found[version] = queue.get_job_ids()
             queue.empty()
         return found
+
+    def close(self) -> None:
+        api.shutdown()
 
 
 class Rabbitmq:
@@ -124,6 +128,9 @@ class Rabbitmq:
             self._channel.basic_cancel(tag)
         return found
 
+    def close(self) -> None:
+        self._connection.close()
+
 
 class Nats:
     """The server decides, by the slot that the producer makes of the key and puts into the subject."""
@@ -147,7 +154,7 @@ class Nats:
     async def _publish(self, tasks: list[str]) -> int:
         stored = [await self._stream.publish_async(subject(task), task.encode()) for task in tasks]
         await self._stream.publish_async_completed()
-        return sum((await answer).stream not in STREAMS.values() for answer in stored)
+        return sum(answer.stream not in STREAMS.values() for answer in await asyncio.gather(*stored))
 
     async def _publish_one(self, task: str) -> int:
         # A reload of the server may end the connection: what is not acknowledged is published again.
@@ -174,6 +181,9 @@ class Nats:
                     await message.ack()
             await self._stream.purge_stream(name)
         return found
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._client.close())
 
 
 def subject(task: str) -> str:
@@ -203,6 +213,7 @@ def main(name: str, what: str, count: str = "0") -> int:
     else:
         found = {version: [row.split("_") for row in rows] for version, rows in system.take().items()}
         print(json.dumps({version: [[key, int(at) / 1000] for key, at in rows] for version, rows in found.items()}))
+    system.close()
     return 0
 
 
