@@ -132,11 +132,12 @@ def on(host: str, command: str, check: bool = True) -> str:
     return docker("exec", f"{NETWORK}-{host}", "sh", "-c", command, check=check).stdout.strip()
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
+def wait_until(condition: Callable[[], bool], what: str, limit: float = LIMIT, every: float = 0.2) -> None:
+    """Look every so many seconds; a look takes the hosts' time as well."""
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen in {limit:.0f} s"
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 def tell(figure: str) -> None:

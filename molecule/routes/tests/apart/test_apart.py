@@ -65,7 +65,7 @@ def window(lab: Lab) -> Figures:
     """The others that are published from now on."""
     first, begun = max(lab.published(), default=0) + 1, time.time()
     numbers = set(range(first, first + WINDOW))
-    wait_until(lambda: numbers <= {row.number for row in lab.done()}, "the end of the tasks of a window")
+    wait_until(lambda: numbers <= {row.number for row in lab.done()}, "the end of the tasks of a window", every=2.0)
     rows = [row for row in lab.done() if row.number in numbers]
     assert len(rows) == WINDOW
     refused = sum(row.more[0] == "refused" for row in rows)
