@@ -150,7 +150,7 @@ def _run(*command: str) -> Run:
     began = time.monotonic()
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=4 * LIMIT, check=False)
     print(f"\n=== {' '.join(command)}: exit {done.returncode} after {time.monotonic() - began:.0f} s\n{done.stdout}{done.stderr}")
-    return Run(done.returncode, done.stdout)
+    return Run(done.returncode, done.stdout + done.stderr)
 
 
 def module(hosts: str, name: str, options: dict[str, Any], python: str = "/usr/bin/python3") -> dict[str, dict[str, Any]]:
