@@ -63,7 +63,7 @@ def host_events(results: Results, kind: str) -> list[dict[str, Any]]:
             continue
         event: dict[str, Any] = {"kind": kind, "host": host, "data": {"timings": result.get("timings") or {}}}
         if result.get("ended"):
-            event["at"] = _iso(result["ended"])
+            event["at"] = iso(result["ended"])
         if result.get("unreachable"):
             event.update(kind="host_unreachable", reason=_first_line(result.get("msg")))
         elif result.get("failed"):
@@ -93,7 +93,7 @@ def gate_events(gate: dict[str, Any], wave: list[str], name: str = "") -> list[d
         data["would_be"] = gate["would_be"]
     event: dict[str, Any] = {"kind": "gate_verdict", "reason": _first_line(gate.get("reason") or gate.get("msg")), "data": data}
     if gate.get("decided_at"):
-        event["at"] = _iso(gate["decided_at"])
+        event["at"] = iso(gate["decided_at"])
     return [event]
 
 
@@ -118,7 +118,7 @@ def queue_events(looked: dict[str, Any]) -> list[dict[str, Any]]:
     for at, queue, counts in found:
         figures = {name: counts.get(name) for name in ("queued", "executing", "scheduled", "failed") if counts.get(name) is not None}
         if at and queue and figures:
-            events.append({"kind": "queue_looked", "at": _iso(at), "data": {"queue": queue, **figures}})
+            events.append({"kind": "queue_looked", "at": iso(at), "data": {"queue": queue, **figures}})
     return events
 
 
@@ -182,7 +182,7 @@ def redrive_events(redriven: dict[str, Any], kind: str = "tasks_redriven") -> li
             "data": {name: value for name, value in figures.items() if value is not None},
         }
         if result.get("ended"):
-            event["at"] = _iso(result["ended"])
+            event["at"] = iso(result["ended"])
         events.append(event)
     return events
 
@@ -237,7 +237,7 @@ def _first_line(text: Any) -> str:
     return lines[0][:500] if lines else ""
 
 
-def _iso(unix: float) -> str:
+def iso(unix: float) -> str:
     return datetime.fromtimestamp(float(unix), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.queueops.fleet.plugins.filter.operation import iso
 from ansible_collections.queueops.fleet.plugins.filter.queue import queue_can
 from ansible_collections.queueops.fleet.plugins.filter.queue_names import VERSION
 from ansible_collections.queueops.fleet.plugins.filter.rules import queues_in_turn
@@ -128,7 +129,10 @@ def share_given(results: dict[str, Any], what: str) -> dict[str, Any]:
         answers = [results]
     failed = [one for one in answers if one.get("failed") or one.get("unreachable")]
     changed = [one for one in answers if one.get("changed") and one not in failed]
-    events = [{"kind": "tasks_divided", "data": {"weights": one["weights"], "moved": one["moved"]}} for one in changed[:1]]
+    events: list[dict[str, Any]] = [
+        {"kind": "tasks_divided", "at": iso(one["ended"]), "data": {"weights": one["weights"], "moved": one["moved"]}}
+        for one in changed[:1]
+    ]
     failures = [
         "%s: %s" % (what, str(one.get("msg") or "%s was not reached" % one.get("shares_host", "its host")).strip()) for one in failed
     ]

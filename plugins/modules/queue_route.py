@@ -132,6 +132,10 @@ weights:
   returned: success
   type: dict
   sample: {1.0.0: 90, 2.0.0: 10}
+ended:
+  description: When it was done, in seconds since 1970.
+  returned: success
+  type: float
 moved:
   description: Percent of the tasks, by their keys, that go to another version than before.
   returned: success
@@ -139,6 +143,7 @@ moved:
   sample: 10
 """
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
@@ -165,7 +170,7 @@ def divide(module: AnsibleModule) -> Outcome:
     queues = dict(before.queues if before else {}, **change.added)
     after = change.after()
     diff = {"before": described(before.weights(), queues) if before else "", "after": described(after, queues)}
-    return Outcome(bool(change), {"weights": after, "moved": change.moved()}, diff, warnings)
+    return Outcome(bool(change), {"weights": after, "moved": change.moved(), "ended": time.time()}, diff, warnings)
 
 
 def main() -> None:

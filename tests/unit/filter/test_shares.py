@@ -145,13 +145,13 @@ def test_what_nobody_listens_to_any_more_is_named() -> None:
 def test_a_division_that_failed_on_a_host_is_named() -> None:
     results = {
         "results": [
-            {"changed": True, "weights": {"1": 75, "2": 25}, "moved": 25, "shares_host": "p1"},
+            {"changed": True, "weights": {"1": 75, "2": 25}, "moved": 25, "ended": 0.5, "shares_host": "p1"},
             {"unreachable": True, "shares_host": "p2"},
         ]
     }
     told = share_given(results, "version 2 should have got 25 % of the tasks")
     assert told["events"] == [
-        {"kind": "tasks_divided", "data": {"weights": {"1": 75, "2": 25}, "moved": 25}},
+        {"kind": "tasks_divided", "at": "1970-01-01T00:00:00.500Z", "data": {"weights": {"1": 75, "2": 25}, "moved": 25}},
         {"kind": "divide_failed", "reason": "version 2 should have got 25 % of the tasks: p2 was not reached"},
     ]
     assert told["failures"] == ["version 2 should have got 25 % of the tasks: p2 was not reached"]
