@@ -45,7 +45,6 @@ def on_one_line(output: str) -> str:
     return " ".join(output.split())
 
 
-@pytest.mark.sampled
 def test_each_gate_decides_after_its_waves_and_the_first_that_fails_takes_the_fleet_back(deployed: Fleet) -> None:
     use(
         deployed,

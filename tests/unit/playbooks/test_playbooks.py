@@ -24,7 +24,6 @@ def changed_tasks(output: str) -> list[int]:
     return [int(count) for count in re.findall(r"^\S+ +: ok=.* changed=(\d+)", output, re.M)]
 
 
-@pytest.mark.sampled
 def test_there_and_back_and_again(deployed: Fleet) -> None:
     before = deployed.everything()
     # A rollback with nowhere to go says so.

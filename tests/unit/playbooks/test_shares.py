@@ -158,7 +158,6 @@ def every_task_once(producer: Producer) -> None:
     assert producer.left() == {OLD: 0, NEW: 0}
 
 
-@pytest.mark.sampled
 def test_a_version_gets_its_share_then_all_tasks_and_the_old_one_works_off_its_own(fleet: Fleet, producer: Producer) -> None:
     fleet.specification["gate"] = {"min_tasks": 10, "bake": 1, "timeout": 60}
     plan = fleet.run("plan", version="2.0.0")
