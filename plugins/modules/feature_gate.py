@@ -104,7 +104,7 @@ EXAMPLES = r"""
     name: new-invoice
     state: percent
     percent: 0
-    path: /etc/mailer/flags/flags.json
+    path: /etc/mailer-flags/flags.json
 
 - name: For one in ten customers, on all hosts and for who reads Redis, as a part of release 7
   queueops.fleet.feature_gate:
@@ -114,7 +114,7 @@ EXAMPLES = r"""
     percent: 10
     key: customer
     release: 7
-    path: /etc/mailer/flags/flags.json
+    path: /etc/mailer-flags/flags.json
     redis_key: mailer:flags
     url: redis://broker:6379/0
     password: "{{ vault_fleet_password }}"
@@ -127,14 +127,14 @@ EXAMPLES = r"""
     targets: [acme, initech]
     percent: 1
     key: customer
-    path: /etc/mailer/flags/flags.json
+    path: /etc/mailer-flags/flags.json
 
 - name: For nobody any more, whatever the application's own default is
   queueops.fleet.feature_gate:
     fleet: mailer
     name: new-invoice
     state: "off"
-    path: /etc/mailer/flags/flags.json
+    path: /etc/mailer-flags/flags.json
 """
 
 RETURN = r"""

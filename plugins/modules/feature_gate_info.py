@@ -38,7 +38,7 @@ EXAMPLES = r"""
 - name: Look for whom features are on
   queueops.fleet.feature_gate_info:
     fleet: mailer
-    path: /etc/mailer/flags/flags.json
+    path: /etc/mailer-flags/flags.json
   register: look
 
 - name: Fail while a gate of an old release is there

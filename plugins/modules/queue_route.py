@@ -101,7 +101,7 @@ EXAMPLES = r"""
     weights: {1.0.0: 90, 2.0.0: 10}
     flags:
       fleet: mailer
-      path: /etc/mailer/flags/flags.json
+      path: /etc/mailer-flags/flags.json
 
 - name: Give version 2.0.0 a tenth of the tasks that are published to orders.<slot>.<anything>
   queueops.fleet.queue_route:

@@ -97,8 +97,12 @@ def server_of(item: pytest.Function, kinds: set[str]) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Leave the tests of one server (QUEUEOPS_PART), and in the sample those of the servers that belong to it."""
-    part, sampled = os.environ.get("QUEUEOPS_PART"), os.environ.get("QUEUEOPS_SAMPLE")
+    """Leave the tests of one server (QUEUEOPS_PART), and in the sample those of the servers that belong to it.
+
+    ``rabbitmq3/systems`` are those that run over every queue system there, ``rabbitmq3/own`` are the others.
+    """
+    part, _, half = os.environ.get("QUEUEOPS_PART", "").partition("/")
+    sampled = os.environ.get("QUEUEOPS_SAMPLE")
     wanted = {part} if part else {name.lstrip("@") for name in os.environ.get("QUEUEOPS_SYSTEMS", "").split(",")} if sampled else None
     if wanted is None:
         return
@@ -106,7 +110,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
     ours: list[pytest.Function] = []
     others: list[pytest.Function] = []
     for item in items:
-        (ours if server_of(item, kinds) in wanted else others).append(item)
+        of_half = half in ("", "systems" if "system" in item.fixturenames else "own")
+        (ours if of_half and server_of(item, kinds) in wanted else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = ours
 

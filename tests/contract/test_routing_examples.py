@@ -84,7 +84,7 @@ class Application:
         self.system, self._folder, self._url = system, folder, url
         self.flags = folder / "flags.json"
         blocks = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE.read_text(), re.S))
-        (folder / "flags.py").write_text(blocks["flags.py"].replace("/etc/mailer/flags/flags.json", str(self.flags)))
+        (folder / "flags.py").write_text(blocks["flags.py"].replace("/etc/mailer-flags/flags.json", str(self.flags)))
         (folder / "tasks.py").write_text(blocks[system + "/tasks.py"])
         (folder / "mail.py").write_text(MAIL)
         self._redis_url, self.redis = redis, cast(Any, Redis.from_url(redis))

@@ -6,6 +6,7 @@
 ``keys.py SYSTEM prepare``        make the queues; SYSTEM is rq, rabbitmq or nats
 ``keys.py SYSTEM publish COUNT``  a task for each key; prints how many went to no version's queue
 ``keys.py SYSTEM stream``         one after the other, until SIGTERM
+``keys.py SYSTEM load``           two hundred at a time, until SIGTERM; prints how many, how many to no version's queue, and in how long
 ``keys.py SYSTEM take``           print what is in each version's queue, ``{version: [[key, unix time of publishing]]}``, and empty it
 """
 
@@ -197,6 +198,13 @@ def task(number: int) -> str:
     return f"customer-{number}_{int(time.time() * 1000)}"
 
 
+def told_to_stop() -> threading.Event:
+    """What SIGTERM sets."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    return stop
+
+
 def main(name: str, what: str, count: str = "0") -> int:
     system: System = {"rq": Rq, "rabbitmq": Rabbitmq, "nats": Nats}[name]()
     if what == "prepare":
@@ -204,12 +212,19 @@ def main(name: str, what: str, count: str = "0") -> int:
     elif what == "publish":
         print(system.publish([task(number) for number in range(int(count))]))
     elif what == "stream":
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+        stop = told_to_stop()
         for number in itertools.count():
             if stop.wait(0.005):
                 break
             system.publish([task(number)])
+    elif what == "load":
+        stop = told_to_stop()
+        began, published, unroutable = time.monotonic(), 0, 0
+        # At a rate that can be read back in some seconds.
+        while not stop.wait(0.06):
+            unroutable = system.publish([task(number) for number in range(published, published + 200)])
+            published += 200
+        print(json.dumps({"published": published, "unroutable": unroutable, "seconds": time.monotonic() - began}))
     else:
         found = {version: [row.split("_") for row in rows] for version, rows in system.take().items()}
         print(json.dumps({version: [[key, int(at) / 1000] for key, at in rows] for version, rows in found.items()}))

@@ -153,10 +153,15 @@ def _run(*command: str) -> Run:
     return Run(done.returncode, done.stdout + done.stderr)
 
 
-def module(hosts: str, name: str, options: dict[str, Any], python: str = "/usr/bin/python3") -> dict[str, dict[str, Any]]:
-    """Run a module as an ad-hoc task, with that interpreter there; what it returned, by host. It must not fail."""
+def call(hosts: str, name: str, options: dict[str, Any], python: str = "/usr/bin/python3") -> Run:
+    """Run a module as an ad-hoc task, with that interpreter there."""
     interpreter = f"ansible_python_interpreter={python}"
-    done = _run("ansible", hosts, "-i", str(INVENTORY), "-m", f"queueops.fleet.{name}", "-a", json.dumps(options), "-e", interpreter)
+    return _run("ansible", hosts, "-i", str(INVENTORY), "-m", f"queueops.fleet.{name}", "-a", json.dumps(options), "-e", interpreter)
+
+
+def module(hosts: str, name: str, options: dict[str, Any], python: str = "/usr/bin/python3") -> dict[str, dict[str, Any]]:
+    """Run a module in the same way; what it returned, by host. It must not fail."""
+    done = call(hosts, name, options, python)
     assert done.code == 0, done.output
     found = re.findall(r"^(\w+) \| \w+ => (\{.*?^\})", done.output, re.MULTILINE | re.DOTALL)
     return {host: json.loads(returned) for host, returned in found}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -105,3 +106,32 @@ def test_at_0_percent_no_task_comes_within_one_poll_interval(system: str) -> Non
     assert sum(at > changed + POLL_S for _key, at in found[OLD]) > 100
     assert all(seconds <= POLL_S for seconds in late)
     tell(f"{system}: at 0 % version 2 got {len(late)} tasks after the change was made, and none after {POLL_S} s")
+
+
+def more_than(before: int) -> bool:
+    """Whether the queues on RabbitMQ have more tasks than before."""
+    return sum(counted("rabbitmq").values()) > before
+
+
+def test_divided_anew_under_a_thousand_publishes_a_second_with_confirms() -> None:
+    divide("rabbitmq", 10)
+    taken("rabbitmq")
+    on("broker", f"systemd-run --quiet --unit=keys-load -p StandardOutput=truncate:/run/load.json {PRODUCER} rabbitmq load")
+    shares = (25, 50, 100, 30, 0)
+    try:
+        for share in shares:
+            before = sum(counted("rabbitmq").values())
+            divide("rabbitmq", share)
+            wait_until(partial(more_than, before), "tasks after the change")
+    finally:
+        on("broker", "systemctl stop keys-load")
+    told = json.loads(on("broker", "cat /run/load.json"))
+    found = [key for rows in taken("rabbitmq").values() for key, _at in rows]
+    rate = told["published"] / told["seconds"]
+    assert rate >= 1000, "too slow a load"
+    assert told["unroutable"] == 0
+    assert sorted(found) == sorted(f"customer-{number}" for number in range(told["published"]))
+    tell(
+        f"rabbitmq: divided anew {len(shares)} times under {rate:.0f} publishes/s with confirms: {told['published']} confirmed, "
+        "none unroutable, each in one queue once"
+    )
