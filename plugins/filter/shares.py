@@ -118,6 +118,16 @@ def shares_told(shares: list[int], rest: str, drain_timeout: float) -> str:
     )
 
 
+def shares_now(versions: list[dict[str, Any]], route: str) -> list[str]:
+    """A note for the plan: how the tasks of a route are divided before it. None where no version gets any.
+
+    :param versions: as M(queueops.fleet.queue_route_info) returned them.
+    :param route: the route's name.
+    """
+    told = ["%s %d %%" % (one["version"], one["weight"]) for one in versions if one["weight"]]
+    return ["tasks of route %s now: %s" % (route, ", ".join(told))] if told else []
+
+
 def share_given(results: dict[str, Any], what: str) -> dict[str, Any]:
     """What became of a division: C(events) for the journal, and C(failures), a sentence for each host where it failed.
 
@@ -175,6 +185,7 @@ class FilterModule:
             "share_given": share_given,
             "share_of": share_of,
             "share_weights": share_weights,
+            "shares_now": shares_now,
             "shares_of_waves": shares_of_waves,
             "shares_refusal": shares_refusal,
             "shares_told": shares_told,

@@ -15,6 +15,7 @@ from ansible_collections.queueops.fleet.plugins.filter.shares import (
     share_given,
     share_of,
     share_weights,
+    shares_now,
     shares_of_waves,
     shares_refusal,
     shares_told,
@@ -75,6 +76,11 @@ def test_the_plan_says_when_a_version_gets_what() -> None:
         "share of the tasks: 5 % after wave 1, 25 % after wave 2; all before wave 3, which waits"
     )
     assert shares_told([5, 100], "", 300) == "the version gets all tasks after wave 1, for no other version has a queue in the route"
+
+
+def test_the_plan_says_how_the_tasks_are_divided_now() -> None:
+    assert shares_now(versions(v1=75, v2=25, v3=0), "mail") == ["tasks of route mail now: 1 75 %, 2 25 %"]
+    assert shares_now(versions(v1=0), "mail") == shares_now([], "mail") == []
 
 
 def test_what_a_rolled_back_version_has_goes_to_the_queue_of_the_other() -> None:

@@ -15,6 +15,10 @@ from pathlib import Path
 import pytest
 import redis
 import rq
+from ansible_collections.queueops.fleet.plugins.module_utils._flags.file_store import FileStore
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
+from ansible_collections.queueops.fleet.plugins.module_utils._route.flag import FlagRouter
+from ansible_collections.queueops.fleet.plugins.module_utils._route.route import planned
 from openfeature.client import OpenFeatureClient
 from openfeature.evaluation_context import EvaluationContext
 from rq.job import Job
@@ -24,6 +28,7 @@ from tests.unit.flags.conftest import sdk
 from tests.unit.playbooks.conftest import Fleet, must, new_fleet
 from tests.unit.playbooks.test_gates import of_kind, on_one_line
 from tests.unit.playbooks.test_payloads import archive
+from tests.unit.playbooks.test_plan import plan_id
 from tests.unit.playbooks.test_resume import events
 
 __all__ = ["sdk"]
@@ -230,6 +235,26 @@ def test_a_paused_deploy_is_undone_or_goes_on_in_spite_of_it_and_says_what_is_le
     done = fleet.run("resume", approve="drained")
     assert done.returncode == 2 and fleet.versions() == {"2.0.0"}, done.stdout
     assert "nobody listens to queue mail-1.0.0 of version 1.0.0 any more, which has 1 scheduled" in on_one_line(done.stdout), done.stdout
+
+
+def test_a_plan_holds_only_as_long_as_nobody_divides_the_tasks_anew(fleet: Fleet) -> None:
+    read = fleet.run("plan", version="2.0.0")
+    assert "tasks of route mail now: 1.0.0 100 %" in on_one_line(read.stdout), read.stdout
+    router = FlagRouter(
+        "mailer", [FileStore(str(fleet.folder / "flags.json"))], open_backend("rq", {"url": fleet.specification["queue"]["url"]})
+    )
+    before = router.look("mail")
+    change = planned(before, {"1.0.0": 60, "2.0.0": 40}, "mail-{version}", ())
+    router.apply("mail", "targetingKey", change)
+    held = fleet.run("deploy", version="2.0.0", plan=plan_id(read))
+    assert held.returncode == 2 and fleet.releases() == [1, 1] and "The plan is no longer" in held.stdout, held.stdout
+
+    must(fleet.run("deploy", version="2.0.0"))
+    read = fleet.run("plan")
+    told = "tasks of route mail now: 2.0.0 100 %"
+    assert told in on_one_line(read.stdout) and "all of them go to 1.0.0 before the first host goes back" in on_one_line(read.stdout), (
+        read.stdout
+    )
 
 
 def test_what_cannot_be_divided_is_refused_before_anything_changes(fleet: Fleet) -> None:
