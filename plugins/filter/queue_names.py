@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.queueops.fleet.plugins.module_utils._route.nats import NatsRouter
+from ansible_collections.queueops.fleet.plugins.module_utils._route.version_names import named
 
 #: What stands in a queue's name for the version.
 VERSION = "{version}"
@@ -20,7 +19,7 @@ def versioned(name: str, version: str, backend: str) -> str:
     :param name: the queue's name in the fleet specification.
     :param backend: the queue system, as in the option C(backend).
     """
-    return name.replace(VERSION, _named(backend)(version))
+    return name.replace(VERSION, named(version, backend))
 
 
 def fleet_queues(queue: dict[str, Any], versions: list[str]) -> list[str]:
@@ -36,15 +35,6 @@ def fleet_queues(queue: dict[str, Any], versions: list[str]) -> list[str]:
         else:
             found.append(name)
     return list(dict.fromkeys(found))
-
-
-def _named(backend: str) -> Callable[[str], str]:
-    """What makes of a version a part of a queue's name, as M(queueops.fleet.queue_route) does it."""
-    if backend != "nats":
-        return str
-    # It is asked for a name alone, for which it has to be nowhere.
-    nowhere = dict.fromkeys(("mappings", "config", "pid_file", "monitor", "account", "program"), "")
-    return NatsRouter({}, nowhere).named
 
 
 class FilterModule:

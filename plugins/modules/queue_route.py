@@ -144,11 +144,13 @@ moved:
 """
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
 from ansible_collections.queueops.fleet.plugins.module_utils._queue_options import backend_of
 from ansible_collections.queueops.fleet.plugins.module_utils._route.route import described, planned, require_drained, states, whole
+from ansible_collections.queueops.fleet.plugins.module_utils._route.version_names import named
 from ansible_collections.queueops.fleet.plugins.module_utils._route_options import ROUTE_SPEC, key_of, router_of
 
 if TYPE_CHECKING:
@@ -160,7 +162,8 @@ def divide(module: AnsibleModule) -> Outcome:
     name, key = params["route"], key_of(params)
     router = router_of(params)
     before = router.look(name)
-    change = planned(before, whole(params["weights"]), params["queue"].replace("{route}", name), tuple(params["remove"]), router.named)
+    template = params["queue"].replace("{route}", name)
+    change = planned(before, whole(params["weights"]), template, tuple(params["remove"]), partial(named, backend=params["backend"]))
     warnings = router.preflight(name, key, change)
     if before and change.removed:
         looked = backend_of(params).look([before.queues[version] for version in change.removed], missing_ok=True)

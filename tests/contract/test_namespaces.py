@@ -33,6 +33,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._route.flag import 
 from ansible_collections.queueops.fleet.plugins.module_utils._route.moving import moved
 from ansible_collections.queueops.fleet.plugins.module_utils._route.nats import NatsRouter
 from ansible_collections.queueops.fleet.plugins.module_utils._route.route import Apart, known, planned
+from ansible_collections.queueops.fleet.plugins.module_utils._route.version_names import named
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.contract.common import QUEUE, source_of
@@ -451,7 +452,7 @@ def test_a_route_in_one_account(accounts: tuple[NatsServer, NatsServer], tmp_pat
         server = dict(own, monitor=monitor, account=name.upper(), program=program())
         routers.append(NatsRouter({"url": account.url}, server))
     for one, weights in zip(routers, ({"1.0.0": 0, "2.0.0": 100}, {"1.0.0": 100, "2.0.0": 0}), strict=True):
-        change = planned(one.look("orders"), weights, "ORDERS-{version}/worker", (), one.named)
+        change = planned(one.look("orders"), weights, "ORDERS-{version}/worker", (), partial(named, backend="nats"))
         assert change.before is None
         one.preflight("orders", "subject", change)
         one.apply("orders", "subject", change)

@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import HalfDone, Refused, Unavailable
 from ansible_collections.queueops.fleet.plugins.module_utils._route.nats import NatsRouter
 from ansible_collections.queueops.fleet.plugins.module_utils._route.route import Route, planned
+from ansible_collections.queueops.fleet.plugins.module_utils._route.version_names import named
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.contract.servers.nats import NatsServer, program
@@ -74,7 +75,7 @@ class Routed:
     def divide(self, weights: dict[str, int], remove: tuple[str, ...] = (), **more: Any) -> bool:
         """What the module does; whether anything had to be done."""
         own = self.router(**more)
-        change = planned(own.look(ROUTE), weights, TEMPLATE, remove, own.named)
+        change = planned(own.look(ROUTE), weights, TEMPLATE, remove, partial(named, backend="nats"))
         own.preflight(ROUTE, "subject", change)
         if change:
             own.apply(ROUTE, "subject", change)

@@ -26,6 +26,7 @@ from .._queue.nats_connection import NatsConnection
 from .._queue.nats_message import filters_of
 from .route import Apart, Change, Route, Router
 from .slots import SLOTS
+from .version_names import named
 
 _MADE = "# Made by queueops.fleet.queue_route, which refuses it when it is changed by hand. "
 _TAKES_S = 10.0
@@ -44,10 +45,6 @@ class NatsRouter(Router):
         self._path, self._config = str(server["mappings"]), str(server["config"])
         self._pid_file, self._program = str(server["pid_file"]), str(server["program"])
         self._monitor, self._account = str(server["monitor"]).rstrip("/"), str(server["account"])
-
-    def named(self, version: str) -> str:
-        # Neither streams nor consumers may have a dot in their name.
-        return version.replace(".", "_")
 
     # Looking
 
@@ -217,7 +214,8 @@ class NatsRouter(Router):
                     raise Refused(
                         "The queue %s of version %s takes the subjects %s" % (queue, version, ", ".join(subjects) or "(none)"),
                         option="queue",
-                        next_step="Give each version subjects of its own below one prefix, such as %s-%s.>" % (name, self.named(version)),
+                        next_step="Give each version subjects of its own below one prefix, such as %s-%s.>"
+                        % (name, named(version, "nats")),
                     )
                 found[version] = subjects[0][:-2]
         return found

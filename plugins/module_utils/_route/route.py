@@ -98,10 +98,6 @@ class VersionState:
 class Router(ABC):
     """The routes of one broker. Every method may raise :class:`Unavailable` when the broker does not answer."""
 
-    def named(self, version: str) -> str:
-        """A version as a part of a queue's name."""
-        return version
-
     @abstractmethod
     def look(self, name: str) -> Route | None:
         """The route as it is; None: there is none.

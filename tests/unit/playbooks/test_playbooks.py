@@ -130,6 +130,14 @@ def test_status_fails_on_a_mixed_fleet_and_names_the_host(deployed: Fleet) -> No
     assert "worker2: its files differ from release 1" in done.stdout, done.stdout
 
 
+def test_a_fleet_that_the_inventory_does_not_have_is_refused_by_every_playbook(standing: Fleet) -> None:
+    before = standing.everything()
+    for playbook in ("plan", "deploy", "rollback", "resume", "status", "drain", "redrive", "rebuild", "postmortem"):
+        done = standing.run(playbook, fleet="nosuch", version="2.0.0")
+        assert done.returncode != 0 and "no hosts in a group nosuch" in done.stdout, done.stdout
+    assert standing.everything() == before
+
+
 def _wrong_backend(fleet: Fleet) -> dict[str, Any]:
     fleet.specification["queue"]["backend"] = "rqq"
     return {"version": "2.0.0"}
