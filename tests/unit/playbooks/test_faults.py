@@ -163,7 +163,7 @@ def heal(fleet: Fleet, network: Network, end: Callable[[], object]) -> None:
 
 
 #: What is tried every day; all of them with QUEUEOPS_EXHAUSTIVE, which ``make faults`` sets.
-SAMPLE: tuple[Fault, ...] = (down_before, lost_after_the_switch, down_in_the_way_back, home_lost_at_the_end)
+SAMPLE: tuple[Fault, ...] = (lost_after_the_switch, home_lost_at_the_end)
 
 
 def chosen(faults: list[Fault]) -> list[Fault]:

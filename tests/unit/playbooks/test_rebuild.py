@@ -17,7 +17,6 @@ def lose_the_journal(fleet: Fleet) -> None:
     (fleet.hosts["worker1"].folder / "state" / "mailer" / "journal.jsonl").unlink()
 
 
-@pytest.mark.sampled
 def test_known_good_and_the_way_back_are_known_again(deployed: Fleet) -> None:
     must(deployed.run("deploy", version="1.1.0"))
     lose_the_journal(deployed)

@@ -72,8 +72,8 @@ def test_a_deploy_with_a_rollback_in_it_dies_after_an_event_and_ends_as_if_it_ha
     assert wanted[:2] == ([1, 1], {"1.0.0"})
     written = kinds_of_the_last(deployed)
     assert {"operation_opened", "host_switched", "host_failed", "rollback_ordered", "host_reverted", "operation_closed"} <= set(written)
-    # After every sixth event, or with ``make faults`` after each.
-    for step in range(1, len(written), 1 if os.environ.get("QUEUEOPS_EXHAUSTIVE") else 6):
+    # After every ninth event, or with ``make faults`` after each.
+    for step in range(1, len(written), 1 if os.environ.get("QUEUEOPS_EXHAUSTIVE") else 9):
         killed(deployed, "deploy", after(step), version="2.0.0")
         if events(deployed)[-1]["kind"] == "operation_closed":
             # The last events are written at once: nothing is left to resume.
@@ -117,7 +117,6 @@ def test_a_rollback_is_finished(deployed: Fleet, moment: str) -> None:
     must(deployed.run("status"))
 
 
-@pytest.mark.sampled
 def test_a_rollback_that_is_not_disturbed_writes_each_event_once(deployed: Fleet) -> None:
     must(deployed.run("deploy", version="2.0.0"))
     must(deployed.run("rollback"))

@@ -55,7 +55,6 @@ def events(fleet: Fleet, kind: str, home: str = "worker1") -> list[dict[str, Any
     return [event["data"] for event in map(json.loads, journal.read_text().splitlines()) if event["kind"] == kind]
 
 
-@pytest.mark.sampled
 def test_each_task_is_treated_by_its_rule_and_the_plan_says_so_before(deployed: Fleet, broker: Broker) -> None:
     must(deployed.run("deploy", version="2.0.0"))
     deployed.specification["rules"] = [CHARGES, LETTERS, NOTES]
