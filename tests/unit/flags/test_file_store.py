@@ -25,7 +25,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._flags.file_store i
 from ansible_collections.queueops.fleet.plugins.module_utils._flags.gate import NotOurs
 from openfeature.client import OpenFeatureClient
 
-from tests.unit.conftest import wait_for
+from tests.unit.conftest import stamp, wait_for
 from tests.unit.flags.conftest import FOREIGN, WRITTEN_AT_A_TIME, put, write_at_a_time
 
 #: Only root can become another user; anybody else is an ordinary one already.
@@ -146,9 +146,9 @@ def test_what_somebody_else_has_in_a_gates_metadata_stays(file: FileStore, path:
 
 def test_what_is_so_already_is_not_written(file: FileStore, path: Path) -> None:
     put(file, percent=10)
-    before = path.stat()
+    before = stamp(path)
     assert [plan.after for plan in put(file, percent=10)] == [None]
-    assert path.stat() == before
+    assert stamp(path) == before
     os.unlink(path.parent / ".flags.json.lock")
     put(file, percent=10)
     put(file, "never", "absent")
@@ -188,13 +188,13 @@ def test_what_is_so_already_is_not_written(file: FileStore, path: Path) -> None:
 )
 def test_a_broken_document_is_refused_with_its_place_and_stays(content: bytes, place: str, file: FileStore, path: Path) -> None:
     path.write_bytes(content)
-    before = path.stat()
+    before = stamp(path)
     for work in (lambda: put(file, state="on"), lambda: put(file, state="absent"), lambda: list_gates(file, "mailer", None)):
         with pytest.raises(Broken) as caught:
             work()
         assert place in caught.value.message and str(path) in caught.value.message
         assert caught.value.still_true == "Nothing was changed" and caught.value.option == "path"
-    assert path.read_bytes() == content and path.stat() == before
+    assert path.read_bytes() == content and stamp(path) == before
     assert os.listdir(path.parent) == ["flags.json"]
 
 
