@@ -14,10 +14,10 @@ from typing import Any, Callable, Iterator, Mapping
 from .._errors import FleetError
 from .api import Census, Decision, RedriveRequest, Sweep, Task, TaskStore
 from .conservation import fingerprint
+from .matching import field_text
 from .redis_connection import RedisConnection
 from .redis_list_scripts import MOVE, READ, SWEEP
 from .redis_scripts import COUNTS_KEPT_S, FATE_DEPTH, REASONS, RECALL, RUN_KEPT_S, TAKEN, WINDOW_BYTES, loads, moved_key, raw, sound
-from .redrive import field_text
 
 #: Tasks handled by one script on the server: unread some milliseconds at most, and one by one as long, during which it serves nobody else.
 BATCH = 1000

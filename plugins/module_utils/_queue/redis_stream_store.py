@@ -10,10 +10,10 @@ from typing import Any, Callable, Iterator, Mapping
 
 from .._errors import Refused
 from .api import Census, Decision, RedriveRequest, Task, TaskStore, version_and_host
+from .matching import field_text
 from .redis_connection import RedisConnection
 from .redis_scripts import FATE_DEPTH, REASONS, RECALL, RUN_KEPT_S, WINDOW_BYTES, loads, moved_key, raw, sound, text
 from .redis_stream_scripts import COUNT, MOVE, READ
-from .redrive import field_text
 
 #: Tasks handled by one script on the server: about 5 ms there, during which it serves nobody else.
 BATCH = 200

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 import time
 import uuid
 from dataclasses import asdict, replace
@@ -15,10 +13,8 @@ from typing import Any
 from .._errors import FleetError, Refused
 from .api import (
     FINISH,
-    Breaker,
     Capabilities,
     Decision,
-    Match,
     QueueBackend,
     RedriveReport,
     RedriveRequest,
@@ -29,18 +25,14 @@ from .api import (
     TaskStore,
 )
 from .conservation import Conservation
+from .matching import Matcher, error_class
+from .pace import Fuse, Pace
 
 #: Tasks named in a report, of all and of each rule.
 SAMPLE = 20
 RULE_SAMPLE = 5
 #: At most this many different names are counted apart.
 NAMES = 100
-#: With a rate, tasks are sent in portions of what the rate allows in this time (s), or of what is overdue.
-PORTION_S = 0.1
-#: Of the time in which the host was too slow for the rate, this much is made up for (s).
-CAUGHT_UP_S = 1.0
-#: Seconds between two questions for the fate of redriven tasks.
-FATE_S = 0.2
 
 
 def redrive(backend: QueueBackend, request: RedriveRequest, check: bool = False) -> RedriveReport:
@@ -108,160 +100,6 @@ def _require_rule(able: Capabilities, rule: Rule, source: str) -> None:
             option="rules",
             next_step="Leave destination out, or use action=requeue",
         )
-
-
-class Matcher:
-    """Whether a task fits a rule. Three answers: yes, no, and "it does not record what is asked" (None)."""
-
-    def __init__(self, match: Match) -> None:
-        self._match = match
-        self._ids = frozenset(match.ids) if match.ids is not None else None
-        self._pattern = match.error_pattern()
-        self.any = not match.named()
-        #: What has to be loaded before :meth:`fits` can tell.
-        self.needs = frozenset(
-            what for what, wanted in (("error", match.error), ("headers", match.header), ("fields", match.field)) if wanted is not None
-        )
-
-    def could_fit(self, task: Task, now: float) -> bool | None:
-        """By what is known of every task, without loading more."""
-        match = self._match
-        if self._ids is not None and task.id not in self._ids:
-            return False
-        told: list[bool | None] = []
-        if match.task is not None:
-            told.append(None if task.name is None else fnmatch.fnmatchcase(task.name, match.task))
-        if match.version is not None:
-            told.append(None if task.version is None else task.version == match.version)
-        if match.older_than is not None or match.newer_than is not None:
-            told.append(None if task.ended_at is None else self._of_age(now - task.ended_at))
-        return _all(told)
-
-    def _of_age(self, age: float) -> bool:
-        older, newer = self._match.older_than, self._match.newer_than
-        return (older is None or age > older) and (newer is None or age < newer)
-
-    def fits(self, task: Task) -> bool | None:
-        """By what had to be loaded."""
-        match = self._match
-        told: list[bool | None] = []
-        if self._pattern is not None:
-            told.append(None if task.error is None else bool(self._pattern.search(task.error)))
-        for name, wanted in (match.header or {}).items():
-            told.append(None if task.headers is None else str(task.headers.get(name)) == wanted and name in task.headers)
-        for name, wanted in (match.field or {}).items():
-            told.append(None if task.fields is None else field_text(task.fields, name) == wanted)
-        return _all(told)
-
-
-def _all(told: list[bool | None]) -> bool | None:
-    """Whether all hold; one that does not outweighs those that are unknown."""
-    if False in told:
-        return False
-    return None if None in told else True
-
-
-def field_text(fields: Any, path: str) -> str | None:
-    """The value at ``path`` (names and list positions joined by dots) of a JSON payload as text; None if there is none.
-
-    ``true``, ``false`` and ``null`` read as JSON writes them.
-    """
-    value = fields
-    for part in path.split("."):
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and re.match(r"^-?\d+$", part) and -len(value) <= int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return None if isinstance(value, (dict, list)) else str(value)
-
-
-class Pace:
-    """How many tasks may go now: at most ``rate`` a second, which is reached after ``ramp`` seconds of linear growth."""
-
-    def __init__(self, rate: float | None, ramp: float) -> None:
-        self._rate = rate
-        self._ramp = ramp
-        self._sent = 0
-        self._began: float | None = None
-
-    def portion(self, most: int) -> int:
-        """How many of ``most`` to send next; waits until at least one may go."""
-        if self._rate is None:
-            return most
-        now = time.monotonic()
-        if self._began is None:
-            self._began = now
-        # A little lateness is caught up, so that the rate is kept on a busy host; more of it would be a burst.
-        self._began = max(self._began, now - self._when(self._sent) - CAUGHT_UP_S)
-        overdue = self._allowed(now - self._began) - self._sent
-        portion = max(1, min(most, max(int(self._rate * PORTION_S), overdue)))
-        wait = self._began + self._when(self._sent + portion) - now
-        if wait > 0:
-            time.sleep(wait)
-        self._sent += portion
-        return portion
-
-    def _allowed(self, elapsed: float) -> int:
-        """How many tasks may have gone so many seconds after the beginning."""
-        rate = float(self._rate or 0)
-        if elapsed < self._ramp:
-            return int(rate * elapsed**2 / (2 * self._ramp))
-        return int(rate * (elapsed - self._ramp / 2))
-
-    def _when(self, sent: int) -> float:
-        """Seconds after the beginning at which ``sent`` tasks may have gone."""
-        rate = float(self._rate or 0)
-        on_ramp = rate * self._ramp / 2
-        if sent <= on_ramp:
-            return float((2 * sent * self._ramp / rate) ** 0.5)
-        return self._ramp + (sent - on_ramp) / rate
-
-
-class Fuse:
-    """The circuit breaker: few tasks go at first, then twice as many, as long as those whose fate is known did not fail again.
-
-    So when it trips, no more than the tasks it needs to judge have been sent into a worker that always fails.
-    """
-
-    def __init__(self, store: TaskStore, breaker: Breaker) -> None:
-        self._store = store
-        self._breaker = breaker
-        self._window = max(1, breaker.min_tasks)
-        self.settled = self.failed_again = 0
-
-    def room(self, moved: int) -> int:
-        """How many more may go when ``moved`` went so far; waits for fates. 0: it has tripped."""
-        end = time.monotonic() + self._breaker.patience
-        while True:
-            if moved:
-                self.settled, self.failed_again = self._store.fates(moved)
-            if self.tripped(moved):
-                return 0
-            if self.settled >= moved and moved >= self._window:
-                self._window *= 2
-            # Until enough fates are known to judge by, what is settled makes no room for more.
-            unsettled = moved - self.settled if self.settled >= self._breaker.min_tasks else moved
-            room = self._window - unsettled
-            if room > 0:
-                return room
-            if time.monotonic() > end:
-                return 0
-            time.sleep(FATE_S)
-
-    def tripped(self, moved: int) -> bool:
-        """Whether enough fates are known, and too many of them are failures."""
-        enough = self.settled >= min(self._breaker.min_tasks, moved) > 0 and self.settled >= self._breaker.min_tasks
-        return enough and self.failed_again > self._breaker.limit * self.settled
-
-    def reason(self, moved: int) -> str:
-        told = "%d of the %d redriven tasks whose fate is known failed again" % (self.failed_again, self.settled)
-        if self.tripped(moved):
-            return "%s, which is more than %g %%" % (told, 100 * self._breaker.limit)
-        return "after %g s only %s; are workers running?" % (self._breaker.patience, told)
 
 
 class _Run:
@@ -519,12 +357,6 @@ def _told(decision: Decision) -> dict[str, Any]:
         "redrives": task.redrives,
         "action": decision.action,
     }
-
-
-def error_class(block: str | None) -> str | None:
-    """The exception's class name; its message may hold data and is not shown."""
-    found = re.match(r"[A-Za-z_][\w.:]*(?=:|$)", block or "")
-    return found.group(0).rstrip(":") if found else None
 
 
 def _count_name(counts: dict[str, int], name: str, count: int = 1) -> None:

@@ -13,7 +13,8 @@ import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, Task
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.conservation import _difference, _numbers
-from ansible_collections.queueops.fleet.plugins.module_utils._queue.redrive import Matcher, Pace, error_class, field_text
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.matching import Matcher, error_class, field_text
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.pace import Pace
 from hypothesis import given
 from hypothesis import strategies as st
 

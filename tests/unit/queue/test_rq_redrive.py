@@ -18,6 +18,7 @@ from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotF
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive as engine
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import rq_redrive as room
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Match, RedriveReport, RedriveRequest, Rule
+from ansible_collections.queueops.fleet.plugins.module_utils._queue.matching import error_class
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.rq_tasks import error_block
 
 from tests.unit.conftest import wait_for
@@ -330,7 +331,7 @@ def test_a_huge_error_is_read_within_bounds() -> None:
     text = "Traceback (most recent call last):\n" + '  File "x"\n    y\n' * 200000 + "ValueError: the end"
     assert error_block(zlib.compress(text.encode()), False) == "ValueError: the end"
     assert error_block(b"not compressed\nKeyError: 'x'", False) == "not compressed\nKeyError: 'x'"
-    assert engine.error_class("smtplib.SMTPServerDisconnected: gone") == "smtplib.SMTPServerDisconnected"
+    assert error_class("smtplib.SMTPServerDisconnected: gone") == "smtplib.SMTPServerDisconnected"
     assert error_block(None, True) is None
 
 
