@@ -115,6 +115,15 @@ class Fleet:
                 start_new_session=True,
             )
 
+    def break_version(self, version: str, name: str) -> None:
+        """Let the archive of this version on that host be one that cannot start; on a busy machine it runs for a while."""
+        broken, others = self.hosts[name], [host for host in self.hosts if host != name]
+        (broken.artifacts / f"mailer-{version}.tar.gz").unlink()
+        checksum = broken.artifact(version, broken=True)[1]
+        good = self.hosts[others[0]].artifact(version)[1]
+        self.specification["artifact"]["checksums"][version] = "{{ '%s' if inventory_hostname == '%s' else '%s' }}" % (checksum, name, good)
+        self.specification["worker"]["health"] = {"hold": 2}
+
     def run(self, playbook: str, *extra: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         process = self.start(playbook, *extra, **variables)
         code = process.wait()

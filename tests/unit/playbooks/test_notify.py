@@ -109,11 +109,7 @@ def subjects(mails: list[Message]) -> list[str]:
 @pytest.mark.sampled
 def test_a_deploy_that_goes_back_is_told_four_times_on_every_channel_and_no_secret_is_shown(deployed: Fleet) -> None:
     # The canary takes version 2 and its gate passes; the second host's archive of it cannot start.
-    worker2 = deployed.hosts["worker2"]
-    (worker2.artifacts / "mailer-2.0.0.tar.gz").unlink()
-    broken = worker2.artifact("2.0.0", broken=True)[1]
-    good = deployed.hosts["worker1"].artifact("2.0.0")[1]
-    deployed.specification["artifact"]["checksums"]["2.0.0"] = "{{ '%s' if inventory_hostname == 'worker2' else '%s' }}" % (broken, good)
+    deployed.break_version("2.0.0", "worker2")
     deployed.specification["gate"] = {"min_tasks": 1, "bake": 0, "timeout": 30}
     with servers() as (web, mail):
         deployed.specification["notify"] = named(web, mail)

@@ -52,11 +52,7 @@ def test_there_and_back_and_again(deployed: Fleet) -> None:
 @pytest.mark.sampled
 def test_a_host_that_fails_rolls_every_touched_host_back_and_the_run_fails(deployed: Fleet) -> None:
     # The canary takes version 2; the second host's archive of it cannot start.
-    worker2 = deployed.hosts["worker2"]
-    (worker2.artifacts / "mailer-2.0.0.tar.gz").unlink()
-    checksum = worker2.artifact("2.0.0", broken=True)[1]
-    good = deployed.hosts["worker1"].artifact("2.0.0")[1]
-    deployed.specification["artifact"]["checksums"]["2.0.0"] = "{{ '%s' if inventory_hostname == 'worker2' else '%s' }}" % (checksum, good)
+    deployed.break_version("2.0.0", "worker2")
     done = deployed.run("deploy", version="2.0.0")
     assert done.returncode != 0, done.stdout
     assert (deployed.releases(), deployed.versions()) == ([1, 1], {"1.0.0"})

@@ -45,14 +45,6 @@ def kinds_of_the_last(fleet: Fleet) -> list[str]:
     return [event["kind"] for event in events(fleet) if event["operation"] == last]
 
 
-def break_version_2_on_worker2(fleet: Fleet) -> None:
-    worker2 = fleet.hosts["worker2"]
-    (worker2.artifacts / "mailer-2.0.0.tar.gz").unlink()
-    checksum = worker2.artifact("2.0.0", broken=True)[1]
-    good = fleet.hosts["worker1"].artifact("2.0.0")[1]
-    fleet.specification["artifact"]["checksums"]["2.0.0"] = "{{ '%s' if inventory_hostname == 'worker2' else '%s' }}" % (checksum, good)
-
-
 def config_of(fleet: Fleet) -> set[str]:
     return {(host.config / "worker.conf").read_text() for host in fleet.hosts.values()}
 
@@ -66,7 +58,7 @@ def state_of(fleet: Fleet) -> tuple[Any, ...]:
 
 @pytest.mark.sampled
 def test_a_deploy_with_a_rollback_in_it_dies_after_an_event_and_ends_as_if_it_had_not(deployed: Fleet) -> None:
-    break_version_2_on_worker2(deployed)
+    deployed.break_version("2.0.0", "worker2")
     assert deployed.run("deploy", version="2.0.0").returncode != 0
     wanted = state_of(deployed)
     assert wanted[:2] == ([1, 1], {"1.0.0"})
