@@ -12,6 +12,7 @@ version_added: 0.1.0
 author: The queueops.fleet contributors (@queueops)
 description:
   - Reads the route from the broker, or from the flag that the producers read, and counts what is in each version's queue. Changes nothing.
+  - Of Celery only the workers know what they execute, and so whether a version is drained. They are asked, unless O(ask_workers=false).
 extends_documentation_fragment:
   - queueops.fleet.queue
   - queueops.fleet.route
@@ -104,9 +105,7 @@ def look(module: AnsibleModule) -> Outcome:
     route = router_of(module.params).look(module.params["route"])
     if route is None:
         return Outcome(result={"exists": False, "key": None, "versions": []})
-    # Asking leaves something on the broker for a moment; the counts do not need it.
-    backend = backend_of(dict(module.params, ask_workers=bool(module.params["ask_workers"])))
-    looked = backend.look(sorted(route.queues.values()), missing_ok=True)
+    looked = backend_of(module.params).look(sorted(route.queues.values()), missing_ok=True)
     return Outcome(result={"exists": True, "key": route.key, "versions": [vars(version) for version in states(route, looked.queues)]})
 
 

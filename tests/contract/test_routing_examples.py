@@ -23,12 +23,13 @@ from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import Q
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.registry import open_backend
 from ansible_collections.queueops.fleet.plugins.module_utils._route.flag import FlagRouter
 from ansible_collections.queueops.fleet.plugins.module_utils._route.rabbitmq import RabbitmqRouter
-from ansible_collections.queueops.fleet.plugins.module_utils._route.route import Router, known, planned, require_drained, states
+from ansible_collections.queueops.fleet.plugins.module_utils._route.route import Router, planned, require_drained, states
 from redis import Redis
 
 from tests.contract.conftest import Servers
 from tests.contract.servers.rabbitmq import RabbitServer
 from tests.unit.conftest import wait_for
+from tests.unit.route.ad_hoc import ad_hoc
 
 PAGE = Path(__file__).parents[2] / "docs" / "routing.md"
 ROUTE, TEMPLATE = "mail", "mail-{version}"
@@ -38,7 +39,7 @@ MAIL = """
 import os, time
 from redis import Redis
 URL = os.environ["URL"]
-redis = Redis.from_url(os.environ["REDIS"])
+redis = Redis.from_url(os.environ["REDIS"], socket_timeout=None)
 def deliver(what, customer):
     tries = redis.hincrby("tries", what + customer, 1)
     if customer.startswith("flaky") and what == "send" and tries == 1:
@@ -179,10 +180,16 @@ class Application:
             require_drained([one for one in states(before, looked.queues) if one.version in change.removed], change)
         router.apply(ROUTE, key, change)
 
-    def state_of(self, version: str) -> Any:
-        route = known(self._router()[0].look(ROUTE), ROUTE)
-        looked = self._backend().look(sorted(route.queues.values()), missing_ok=True)
-        return next(one.state for one in states(route, looked.queues) if one.version == version)
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the route's modules."""
+        flags = {"fleet": "mailer", "path": str(self.flags)}
+        return {"backend": self.system, "url": self._url, "route": ROUTE, "flags": flags}
+
+    def state_of(self, version: str) -> str:
+        """By the module as it stands: what it asks the workers by default is what an operator gets to know."""
+        told = ad_hoc("queue_route_info", self.options)
+        return next(str(one["state"]) for one in told["versions"] if one["version"] == version)
 
 
 class OnRabbitmq(Application):
@@ -197,6 +204,10 @@ class OnRabbitmq(Application):
         for version in ("1.0.0", "2.0.0"):
             self.start(version)
         wait_for(lambda: divided(self, {"1.0.0": 100, "2.0.0": 0}), limit=60, what="both versions' queues")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"backend": "celery", "route": ROUTE, **self._settings}
 
     def _backend(self) -> QueueBackend:
         return open_backend("celery", self._settings)

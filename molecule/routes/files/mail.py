@@ -13,7 +13,8 @@ import os
 from redis import Redis
 
 URL = os.environ["URL"]
-redis = Redis.from_url(os.environ["REDIS"])
+# A first try waits for longer than the five seconds after which the client gives up by itself.
+redis = Redis.from_url(os.environ["REDIS"], socket_timeout=None)
 
 
 def deliver(what: str, customer: str) -> None:
