@@ -22,6 +22,8 @@ from house import BUILD, ROOT, environment
 #: Whose marks the page has.
 KIND = Kind("rollback", ())
 DEFAULT = ROOT / "molecule" / "default"
+#: Inotify instances of one container with systemd: 128 were used up by 26 of them.
+WATCHERS_OF_A_HOST = 5
 
 
 def make_scenario(hosts: int) -> Path:
@@ -41,6 +43,17 @@ def make_scenario(hosts: int) -> Path:
     workers_vars["queueops_fleet"]["gate"] = {"min_tasks": 0}
     (folder / "group_vars" / "workers.yml").write_text(yaml.safe_dump(workers_vars), encoding="utf-8")
     return folder
+
+
+def refuse_too_many(hosts: int) -> None:
+    """Where the kernel gives systemd too few watches for so many containers, the last of them end as soon as they are started."""
+    found = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text(encoding="ascii"))
+    wanted = WATCHERS_OF_A_HOST * (hosts + 1)
+    if found < wanted:
+        sys.exit(
+            f"For {hosts} hosts fs.inotify.max_user_instances has to be {wanted}, it is {found}: systemd would not start in the last.\n"
+            f"Nothing was measured. Raise it with sysctl fs.inotify.max_user_instances={wanted}, then run this again."
+        )
 
 
 def measured(hosts: int, others: list[str]) -> int:
@@ -66,6 +79,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--hosts", type=int, nargs="+", default=[10])
     parser.add_argument("--write", action="store_true")
     options, others = parser.parse_known_args(arguments)
+    refuse_too_many(max(options.hosts))
     if options.write:
         put_in(PAGE, KIND)
     if subprocess.run([str(ROOT / "scripts" / "engine.sh")], cwd=ROOT, check=False).returncode:
