@@ -203,7 +203,7 @@ def change(module: AnsibleModule) -> Outcome:
     gate = wanted_gate(fleet=module.params["fleet"], **{name: module.params[name] for name in GATE_SPEC})
     plans = set_gate(gate, stores_of(module.params), dry_run=module.check_mode)
     changed = [plan for plan in plans if plan.after is not None]
-    return Outcome(bool(changed), {"gate": gate.as_dict()}, [plan.diff for plan in changed] if module._diff else None)
+    return Outcome(bool(changed), {"gate": gate.as_dict()}, [diff for plan in changed for diff in plan.diffs] if module._diff else None)
 
 
 def main() -> None:

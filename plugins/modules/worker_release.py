@@ -303,6 +303,19 @@ ended:
   description: When it ended.
   returned: success
   type: float
+feature_gates:
+  description: The gates of the fleet that the release has in each file of O(config.feature_gates), in the order of these.
+  returned: when O(phase=prepared) and O(config.feature_gates) has files
+  type: list
+  elements: dict
+  contains:
+    dest:
+      description: The file.
+      type: str
+    gates:
+      description: The gates, with the options of M(queueops.fleet.feature_gate). None where the release does not have the file.
+      type: list
+      elements: dict
 live:
   description: Where the host stands now.
   returned: always, where it can be told
@@ -381,7 +394,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
 from ansible_collections.queueops.fleet.plugins.module_utils._config.history import DesiredFile
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import FleetError, Refused
-from ansible_collections.queueops.fleet.plugins.module_utils._flags.release_file import OPTION, ReleaseFile, release_file
+from ansible_collections.queueops.fleet.plugins.module_utils._flags.release_file import (
+    OPTION,
+    ReleaseFile,
+    as_options,
+    gates_in,
+    release_file,
+)
 from ansible_collections.queueops.fleet.plugins.module_utils._release.in_flight import InFlight
 from ansible_collections.queueops.fleet.plugins.module_utils._release.orders import HostSettings, Order, Result, Wanted
 from ansible_collections.queueops.fleet.plugins.module_utils._worker_options import worker_options
@@ -461,6 +480,15 @@ def gate_files(params: dict[str, Any]) -> list[ReleaseFile]:
     return [release_file(params["fleet"], entry["dest"], entry["gates"]) for entry in params["config"]["feature_gates"]]
 
 
+def gates_of_release(transaction: InFlight, params: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """The gates that the release has in each file: a new one those of the options, one that is recorded here what it recorded."""
+    found = []
+    for flags in gate_files(params):
+        gates = flags.gates if params["version"] else gates_in(transaction.content_of(number, flags.dest), flags.dest, params["fleet"])
+        found.append({"dest": flags.dest, "gates": [as_options(gate) for gate in gates]})
+    return found
+
+
 def run_phase(transaction: InFlight, module: AnsibleModule) -> Result:
     """The one call into the room that the options ask for."""
     params = module.params
@@ -522,6 +550,8 @@ def body(module: AnsibleModule) -> Outcome:
         "began": began,
         "ended": time.time(),
     }
+    if params["phase"] == "prepared" and config["feature_gates"] and found.release is not None:
+        result["feature_gates"] = gates_of_release(transaction, params, found.release["number"])
     if params["phase"] in ("drained", "killed"):
         result.update(in_hand=found.in_hand, killed=found.killed)
     diff = [entry.as_ansible() for entry in found.diffs]

@@ -137,6 +137,11 @@ class HistoryReader:
         """What a snapshot holds, by path."""
         return self._manifest(snapshot.id)[1]
 
+    def content(self, snapshot: Snapshot, path: str) -> bytes | None:
+        """What a file holds in a snapshot; None if there is no file there."""
+        there = self.entries(snapshot).get(os.path.normpath(path))
+        return self._repository.git.object(there.blob) if there is not None and there.kind == FILE else None
+
     def desired_tree(self, overlay: Sequence[DesiredFile]) -> State:
         """What would be at the watched paths with these files in place; nothing is recorded or touched."""
         return overlaid(self._live(), overlay)

@@ -18,6 +18,9 @@ from .gate import ABSENT, Gate, definition, gate_of, must_be_ours, owner_of
 #: Refuses, by raising, a flag that is not whose turn it is to change it.
 Wanted = Callable[["Mapping[str, Any] | None", str], "Mapping[str, Any] | None"]
 
+#: What some flags are to be (None: not there), by name, given all flags that are there and the store's name.
+WantedFlags = Callable[["Mapping[str, Any]", str], "Mapping[str, Mapping[str, Any] | None]"]
+
 #: How often another writer of the same store may come in between.
 _ATTEMPTS = 100
 
@@ -60,13 +63,16 @@ class Plan:
 
     :ivar before: the document as it was read; None if there was none.
     :ivar after: the document to write; None if nothing is to be written.
-    :ivar diff: the flag's definition before and after, as Ansible shows it.
+    :ivar diffs: the definition of each flag that is to be changed, before and after, as Ansible shows it.
+    :ivar changed: the names of the flags that are to be made or changed. ``gone``: of those that are to be taken away.
     """
 
     store: Store
     before: bytes | None
     after: bytes | None
-    diff: dict[str, str]
+    diffs: list[dict[str, str]]
+    changed: list[str]
+    gone: list[str]
 
 
 def set_gate(gate: Gate, stores: Sequence[Store], dry_run: bool = False) -> list[Plan]:
@@ -77,17 +83,36 @@ def set_gate(gate: Gate, stores: Sequence[Store], dry_run: bool = False) -> list
     return set_flag(gate.name, partial(_flag_of, gate), stores, dry_run)
 
 
+def set_gates(fleet: str, gates: Sequence[Gate], stores: Sequence[Store], dry_run: bool = False) -> list[Plan]:
+    """Make ``gates`` be all gates of ``fleet`` in each of ``stores``, in one step for each; see :func:`set_flags`.
+
+    :raises Refused: one of these flags is not the fleet's.
+    """
+
+    def wanted(flags: Mapping[str, Any], where: str) -> dict[str, Mapping[str, Any] | None]:
+        found = {gate.name: _flag_of(gate, flags.get(gate.name), where) for gate in gates}
+        others = [name for name, flag in flags.items() if name not in found and owner_of(flag) == fleet and gate_of(name, flag)]
+        return {**found, **dict.fromkeys(others)}
+
+    return set_flags(wanted, stores, dry_run)
+
+
 def set_flag(name: str, wanted: Wanted, stores: Sequence[Store], dry_run: bool = False) -> list[Plan]:
-    """Make a flag be what is ``wanted`` in each of ``stores``.
+    """Make a flag be what is ``wanted`` in each of ``stores``; see :func:`set_flags`."""
+    return set_flags(lambda flags, where: {name: wanted(flags.get(name), where)}, stores, dry_run)
+
+
+def set_flags(wanted: WantedFlags, stores: Sequence[Store], dry_run: bool = False) -> list[Plan]:
+    """Make flags be what is ``wanted`` in each of ``stores``, and leave all others alone.
 
     :param stores: in the order in which they are to be seen to change.
     :returns: for each store what was done, or with ``dry_run`` would be.
-    :raises Refused: a document is broken, ``wanted`` refuses the flag, or a store cannot be written. Nothing was changed.
+    :raises Refused: a document is broken, ``wanted`` refuses a flag, or a store cannot be written. Nothing was changed.
     :raises Conflict: other writers were faster each time. Nothing was changed.
     :raises Unavailable: a store did not answer; ``still_true`` says what is known.
     :raises HalfDone: one store has the change and the other has not; running again does the rest.
     """
-    plans = [_plan(name, wanted, store) for store in stores]
+    plans = [_plan(wanted, store) for store in stores]
     # Who has nothing to write takes no lock.
     if dry_run or not any(plan.after for plan in plans):
         return plans
@@ -95,11 +120,12 @@ def set_flag(name: str, wanted: Wanted, stores: Sequence[Store], dry_run: bool =
         for store in stores:
             locks.enter_context(store.locked())
         for _attempt in range(_ATTEMPTS):
-            plans = [_plan(name, wanted, store) for store in stores]
+            plans = [_plan(wanted, store) for store in stores]
             if _write(plans):
                 return plans
+    names = dict.fromkeys(name for plan in plans for name in plan.changed + plan.gone)
     raise Conflict(
-        "Others changed the flags %d times while the flag %s was being written" % (_ATTEMPTS, name),
+        "Others changed the flags %d times while the flag %s was being written" % (_ATTEMPTS, ", ".join(names)),
         still_true="Nothing was changed",
         next_step="Run again",
     )
@@ -138,27 +164,35 @@ def _flag_of(gate: Gate, before: Mapping[str, Any] | None, where: str) -> Mappin
     return before if current == gate else definition(gate, before)
 
 
-def _plan(name: str, wanted: Wanted, store: Store) -> Plan:
+def _plan(wanted: WantedFlags, store: Store) -> Plan:
     content = store.read()
     document = empty() if content is None else parse(content, store.where, store.option)
     flags = document["flags"]
-    before = flags.get(name)
-    after = wanted(before, store.where)
-    if after is None:
-        flags.pop(name, None)
-    else:
-        flags[name] = after
-    header = "%s, flag %s" % (store.where, name)
-    plan = Plan(store, content, None, {"before": _shown(before), "after": _shown(after), "before_header": header, "after_header": header})
-    if after != before:
+    plan = Plan(store, content, None, [], [], [])
+    for name, after in wanted(flags, store.where).items():
+        before = flags.get(name)
+        if after == before:
+            continue
+        plan.diffs.append(_diff("%s, flag %s" % (store.where, name), _shown(before), _shown(after)))
+        if after is None:
+            del flags[name]
+            plan.gone.append(name)
+        else:
+            flags[name] = after
+            plan.changed.append(name)
+    if plan.changed or plan.gone:
         plan.after = render(document)
     pending = None if content is None else store.pending()
     if pending is not None:
         plan.after = plan.after or content
-        plan.diff["before"], plan.diff["after"] = pending[0] + plan.diff["before"], pending[1] + plan.diff["after"]
+        plan.diffs.append(_diff("%s, permissions" % store.where, *pending))
     if plan.after is not None:
         store.require_writable()
     return plan
+
+
+def _diff(header: str, before: str, after: str) -> dict[str, str]:
+    return {"before": before, "after": after, "before_header": header, "after_header": header}
 
 
 def _shown(flag: Mapping[str, Any] | None) -> str:

@@ -105,6 +105,26 @@ def wanted_gate(
     )
 
 
+def wanted_gates(fleet: str, gates: Sequence[Mapping[str, Any]]) -> list[Gate]:
+    """The gates that options ask for, each with what :func:`wanted_gate` takes.
+
+    :raises Refused: one is wrong, or two have one name; names the gate and the option.
+    """
+    check_fleet(fleet)
+    found: dict[str, Gate] = {}
+    for options in gates:
+        try:
+            gate = wanted_gate(fleet=fleet, **options)
+        except Refused as problem:
+            raise Refused(
+                "The gate %s cannot be made: %s" % (options["name"], problem.message), option=problem.option, next_step=problem.next_step
+            ) from problem
+        if gate.name in found:
+            raise Refused("The gate %s is given twice" % gate.name, option="gates", next_step="Leave one out")
+        found[gate.name] = gate
+    return list(found.values())
+
+
 def check_fleet(fleet: str) -> None:
     """Refuse what is not the name of a fleet."""
     if not _FLEET.match(fleet):

@@ -11,7 +11,7 @@ from typing import Any, Mapping, Sequence
 from .._errors import NotFound, Refused
 from .document import empty, parse, render
 from .file_store import FileStore
-from .gate import OFF, PERCENT, Gate, definition, gate_of, owner_of, wanted_gate
+from .gate import OFF, PERCENT, Gate, definition, gate_of, owner_of, wanted_gates
 
 #: The option that such a file is an entry of.
 OPTION = "config.feature_gates"
@@ -78,26 +78,36 @@ class ReleaseFile:
                 )
 
 
+def gates_in(content: bytes | None, dest: str, fleet: str) -> list[Gate]:
+    """The gates of ``fleet`` that a release has in its file; what else the file had before the first release is left out.
+
+    :param content: None if the release does not have the file, which is no gates.
+    :raises Refused: the file is no document of flags.
+    """
+    flags = {} if content is None else parse(content, "the file %s" % dest, OPTION)["flags"]
+    found = [gate_of(name, flag) for name, flag in flags.items() if owner_of(flag) == fleet]
+    return [gate for gate in found if gate is not None]
+
+
+def as_options(gate: Gate) -> dict[str, Any]:
+    """The gate as the options that make it, without a release."""
+    given = {"name": gate.name, "state": gate.state, "percent": gate.percent, "key": gate.key}
+    options = {option: value for option, value in given.items() if value is not None}
+    return options if gate.targets is None else dict(options, targets=list(gate.targets))
+
+
 def release_file(fleet: str, dest: str, gates: Sequence[Mapping[str, Any]]) -> ReleaseFile:
     """The file that options ask for.
 
-    :param gates: each with ``name``, ``state`` and what :func:`wanted_gate` takes besides.
+    :param gates: each with ``name``, ``state`` and what :func:`wanted_gates` takes besides.
     :raises Refused: a gate is wrong, or two have one name; names the gate and the option.
     """
-    found: dict[str, Gate] = {}
-    for options in gates:
-        try:
-            gate = wanted_gate(fleet=fleet, **options)
-        except Refused as problem:
-            raise Refused(
-                "The gate %s for the file %s (option %s) cannot be made: %s" % (options["name"], dest, OPTION, problem.message),
-                option=problem.option,
-                next_step=problem.next_step,
-            ) from problem
-        if gate.name in found:
-            raise Refused("The gate %s is given twice for the file %s" % (gate.name, dest), option=OPTION, next_step="Leave one out")
-        found[gate.name] = gate
-    return ReleaseFile(dest, tuple(found.values()))
+    try:
+        return ReleaseFile(dest, tuple(wanted_gates(fleet, gates)))
+    except Refused as problem:
+        problem.option = OPTION if problem.option == "gates" else problem.option
+        problem.message = "%s, for the file %s (option %s)" % (problem.message, dest, OPTION)
+        raise
 
 
 def _lets_in(gate: Gate | None) -> Gate | None:

@@ -197,6 +197,12 @@ def _divided(event: Event, known: Names) -> tuple[str, str]:
     return "the tasks are divided anew: %s" % (some(told) or NOT_KNOWN), ""
 
 
+def _gates_set(event: Event, known: Names) -> tuple[str, str]:
+    names = [("set", event.data.get("set")), ("taken away", event.data.get("removed"))]
+    told = ["%s %s" % (what, some([plain(name) for name in found])) for what, found in names if isinstance(found, list) and found]
+    return "the feature gates of %s in Redis: %s" % (known.release(event.data.get("release")), "; ".join(told) or NOT_KNOWN), ""
+
+
 def _other(event: Event, known: Names) -> tuple[str, str]:
     told = ", ".join("%s %s" % pair for pair in figures(event.data))
     return words(event.kind) + because(event) + (" (%s)" % told if told else ""), ""
@@ -223,6 +229,8 @@ _TELLERS: dict[str, Callable[[Event, Names], tuple[str, str]]] = {
     "workers_stopped": _trouble("could not go back, so that its workers were stopped"),
     "version_fenced": _fenced,
     "tasks_divided": _divided,
+    "feature_gates_set": _gates_set,
+    "feature_gates_failed": _trouble("the feature gates in Redis could not be set"),
     "divide_failed": _trouble("the tasks could not be divided"),
     "host_reported": _reported,
     "release_confirmed": _on_release("%s is known good", "good"),

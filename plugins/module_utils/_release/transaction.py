@@ -226,6 +226,10 @@ class HostTransaction:
             return True
         return os.path.normpath(path) in self.history.entries(self.history.resolve(self.record.release(live).snapshot))
 
+    def content_of(self, number: int, path: str) -> bytes | None:
+        """What a file holds in a release that is recorded here; None if the release does not have it."""
+        return self.history.content(self.history.resolve(self.record.release(number).snapshot), path)
+
     def status(self) -> dict[str, Any]:
         """Where the host stands: live release, phase, and the version of each running worker process."""
         state = self.record.state()

@@ -258,7 +258,8 @@ def test_owner_and_mode_stay_unless_they_are_given(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     (plan,) = put(FileStore(str(path), mode="0640"), state="off")
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert "mode 0600" in plan.diff["before"] and "mode 0640" in plan.diff["after"]
+    (diff,) = plan.diffs
+    assert "mode 0600" in diff["before"] and "mode 0640" in diff["after"]
     assert [plan.after for plan in put(FileStore(str(path), mode="0640"), state="off")] == [None]
 
 
