@@ -11,8 +11,8 @@ short_description: Make a list of feature gates be all that a fleet has
 version_added: 0.1.0
 author: The queueops.fleet contributors (@queueops)
 description:
-  - Sets all feature gates of a fleet in a file, in a key of Redis or Valkey, or in both, in one step for each. A gate of the fleet that is not
-    in O(gates) is taken away. For a single gate among others there is M(queueops.fleet.feature_gate).
+  - Sets all feature gates of a fleet in a file, in a key of Redis or Valkey, or in both, in one step for each. A gate of the fleet that is
+    not in O(gates) is taken away. For a single gate among others there is M(queueops.fleet.feature_gate).
   - The roles P(queueops.fleet.deploy#role) and P(queueops.fleet.rollback#role) put the gates of a release into Redis with it.
   - Flags that are no gates of the fleet, such as a route's or another fleet's, stay as they are. One of them that has the name of a gate in
     O(gates) is refused, and so is a document that is no document of flags; then nothing is changed.

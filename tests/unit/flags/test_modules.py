@@ -76,6 +76,51 @@ def test_check_mode_foretells_what_is_then_done_and_a_second_run_changes_nothing
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+def test_a_list_is_all_gates_that_the_fleet_has_and_flags_of_others_stay(foreign: Path, redis_server: RedisServer) -> None:
+    client: Any = redis.Redis.from_url(redis_server.url)
+    client.set("flags", foreign.read_bytes())
+    theirs = json.loads(foreign.read_bytes())["flags"]
+    stores = {"path": str(foreign), "redis_key": "flags", "url": redis_server.url}
+    for wanted, added, removed in (
+        (
+            [{"name": "new-invoice", "state": "percent", "percent": 10}, {"name": "new-charge", "state": "on"}],
+            ["new-invoice", "new-charge"],
+            [],
+        ),
+        ([{"name": "new-invoice", "state": "percent", "percent": 25}], ["new-invoice"], ["new-charge"]),
+        ([], [], ["new-invoice"]),
+    ):
+        before = client.get("flags"), foreign.read_bytes()
+        foreseen = run("feature_gates", check=True, gates=wanted, **stores)
+        assert (client.get("flags"), foreign.read_bytes()) == before
+        done = run("feature_gates", gates=wanted, **stores)
+        for told in (foreseen, done):
+            assert (told["changed"], told["set_gates"], told["removed_gates"]) == (True, added, removed)
+            assert len(told["diff"]) == 2 * len(added + removed)
+        again = run("feature_gates", gates=wanted, **stores)
+        assert (again["changed"], again["set_gates"], again["removed_gates"], again["diff"]) == (False, [], [], [])
+        there = json.loads(client.get("flags"))["flags"]
+        assert there == json.loads(foreign.read_bytes())["flags"]
+        assert {name: there[name] for name in theirs} == theirs and there.keys() - theirs.keys() == {gate["name"] for gate in wanted}
+
+
+@pytest.mark.parametrize(
+    ("gates", "words"),
+    [
+        ([{"name": "new-invoice", "state": "on"}, {"name": "of-billing", "state": "on"}], ["of-billing", "belongs to the fleet billing"]),
+        ([{"name": "new-invoice", "state": "on"}, {"name": "theme", "state": "on"}], ["theme", "names no fleet"]),
+        ([{"name": "new-invoice", "state": "on"}, {"name": "new-invoice", "state": "off"}], ["new-invoice", "given twice"]),
+        ([{"name": "new-invoice", "state": "percent"}], ["new-invoice", "needs the option percent"]),
+        ([{"name": "new invoice", "state": "on"}], ["new invoice", "cannot be named"]),
+    ],
+)
+def test_of_a_list_with_one_wrong_gate_none_is_set(foreign: Path, gates: list[dict[str, Any]], words: list[str]) -> None:
+    content = foreign.read_bytes()
+    refused = run("feature_gates", path=str(foreign), gates=gates)
+    assert refused["failed"] and not [word for word in words if word not in refused["msg"]], refused["msg"]
+    assert foreign.read_bytes() == content
+
+
 def test_yaml_may_make_booleans_of_on_and_off(path: Path) -> None:
     assert gate(path=str(path), state=True)["gate"]["state"] == "on"
     assert gate(path=str(path), state=False)["gate"]["state"] == "off"

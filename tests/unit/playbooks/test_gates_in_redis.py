@@ -17,7 +17,7 @@ from tests.unit.conftest import RedisServer
 from tests.unit.playbooks.conftest import Fleet, must, new_fleet
 from tests.unit.playbooks.test_feature_gates import OFF, QUARTER, gates
 from tests.unit.playbooks.test_gates import on_one_line
-from tests.unit.playbooks.test_resume import events
+from tests.unit.playbooks.test_resume import events, killed
 
 KEY = "mailer:flags"
 SECOND = {"name": "new-charge", "state": "targets", "targets": ["acme"]}
@@ -117,6 +117,32 @@ if server.incr("asked") > 1:
     assert published.releases() == [1, 1]
     said = on_one_line(done.stdout)
     assert "belongs to the fleet billing" in said and "release 1" in said, done.stdout
+
+
+@pytest.mark.parametrize(("do", "release", "percent"), [("finish", 2, 25), ("undo", 1, 0)])
+def test_after_the_controllers_death_they_are_what_the_fleet_has(
+    published: Fleet, redis_server: RedisServer, do: str, release: int, percent: int
+) -> None:
+    published.specification["config"].update(gates(QUARTER))
+    killed(published, "deploy", lambda kinds: "feature_gates_set" in kinds, version="2.0.0")
+    assert shares(redis_server) == {"new-invoice": 25}
+    must(published.run("resume", takeover="true", do=do))
+    assert published.releases() == [release, release] and shares(redis_server) == {"new-invoice": percent}
+    must(published.run("status"))
+
+
+def test_a_rollback_that_cannot_put_them_back_takes_the_hosts_back_and_says_so(published: Fleet, redis_server: RedisServer) -> None:
+    published.specification["config"].update(gates(QUARTER))
+    must(published.run("deploy", version="2.0.0"))
+    right = published.specification["feature_gates_in_redis"]
+    published.specification["feature_gates_in_redis"] = {**right, "url": "redis://127.0.0.1:1/0"}
+    done = published.run("rollback")
+    assert done.returncode != 0, done.stdout
+    assert published.releases() == [1, 1] and shares(redis_server) == {"new-invoice": 25}
+    assert "the feature gates in Redis should have become those of release 1" in on_one_line(done.stdout)
+    published.specification["feature_gates_in_redis"] = right
+    must(published.run("rollback", release=1))
+    assert shares(redis_server) == {"new-invoice": 0}
 
 
 def test_what_is_wrong_is_refused_before_anything_changes(published: Fleet, redis_server: RedisServer) -> None:

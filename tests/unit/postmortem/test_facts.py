@@ -222,6 +222,16 @@ def test_a_version_that_was_shut_out_is_told(fleet: Fleet) -> None:
     assert "version 2.0.0 shut out at the broker (user mailer-2.0.0); connections closed: 3" in told
 
 
+def test_how_the_feature_gates_in_redis_were_set_is_told(fleet: Fleet) -> None:
+    fleet.deployed()
+    fleet.open("rollback", target=1)
+    fleet.add(5, "feature_gates_set", release=1, where=["the key flags"], set=["new-invoice"], removed=["new-charge"])
+    fleet.add(6, "feature_gates_failed")
+    told = " ".join(entry.text for entry in fleet.facts().timeline)
+    assert "the feature gates of release 1 (1.0.0) in Redis: set new-invoice; taken away new-charge" in told
+    assert "the feature gates in Redis could not be set" in told
+
+
 def test_how_the_tasks_were_divided_is_told(fleet: Fleet) -> None:
     fleet.deployed()
     fleet.open("rollback", target=1)

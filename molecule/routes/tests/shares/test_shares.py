@@ -8,9 +8,10 @@ When the tasks were divided anew is seen from what the producer did, which is at
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
-from lab import POLL_S, Lab, check_share_before_hosts, moment, tell
+from lab import POLL_S, Lab, check_share_before_hosts, moment, on, tell
 
 OLD, BAD, GOOD = "1.0.0", "2.0.0", "3.0.0"
 
@@ -30,12 +31,20 @@ def went_back(lab: Lab) -> float:
     return min(moment(event) for event in lab.events("host_reverted"))
 
 
+def let_in() -> int:
+    """For how many of a hundred the gate of the release is on, as it stands in Redis."""
+    flag = json.loads(on("broker", "redis-cli GET mailer:gates"))["flags"]["new-invoice"]
+    return int(flag["targeting"]["fractional"][0][1])
+
+
 def test_a_bad_version_loses_its_share_before_its_hosts_and_its_tasks_are_done_by_the_good_one(mailer: Lab) -> None:
     mailer.check_release(1, OLD)
     mailer.publish()
-    done = mailer.run("deploy", version=BAD)
+    done = mailer.run("deploy", version=BAD, new_invoice=50)
     assert done.code != 0 and "rolled_back" in done.output
     mailer.check_release(1, OLD)
+    # It comes last, and the deploy did not get so far.
+    assert let_in() == 0 and not mailer.events("feature_gates_set")
     assert mailer.divided() == [{OLD: 90, BAD: 10}, {OLD: 100}]
     check_share_before_hosts(mailer)
 
@@ -57,8 +66,10 @@ def test_a_bad_version_loses_its_share_before_its_hosts_and_its_tasks_are_done_b
 
 def test_a_good_version_gets_its_shares_and_the_old_one_works_off_its_queue_before_the_last_wave(mailer: Lab) -> None:
     mailer.publish()
-    mailer.must("deploy", version=GOOD)
+    mailer.must("deploy", version=GOOD, new_invoice=25)
     mailer.check_release(3, GOOD)
+    (put,) = mailer.events("feature_gates_set")
+    assert let_in() == 25 and moment(put) > max(moment(event) for event in mailer.events("host_switched"))
     assert mailer.divided() == [{OLD: 90, GOOD: 10}, {OLD: 75, GOOD: 25}, {GOOD: 100}]
 
     rows = mailer.check_tasks()
@@ -86,6 +97,8 @@ def test_back_to_release_1_by_its_number(mailer: Lab) -> None:
     mailer.check_release(1, OLD)
     assert mailer.divided() == [{OLD: 100}]
     check_share_before_hosts(mailer)
+    (put,) = mailer.events("feature_gates_set")
+    assert let_in() == 0 and moment(put) < went_back(mailer)
     rows = mailer.check_tasks()
     back = max(sent_to(mailer, GOOD).values())
     assert back < went_back(mailer)
