@@ -80,8 +80,8 @@ def test_a_list_is_all_gates_that_the_fleet_has_and_flags_of_others_stay(foreign
     client: Any = redis.Redis.from_url(redis_server.url)
     client.set("flags", foreign.read_bytes())
     theirs = json.loads(foreign.read_bytes())["flags"]
-    stores = {"path": str(foreign), "redis_key": "flags", "url": redis_server.url}
-    for wanted, added, removed in (
+    stores: Any = {"path": str(foreign), "redis_key": "flags", "url": redis_server.url}
+    steps: list[tuple[list[dict[str, Any]], list[str], list[str]]] = [
         (
             [{"name": "new-invoice", "state": "percent", "percent": 10}, {"name": "new-charge", "state": "on"}],
             ["new-invoice", "new-charge"],
@@ -89,7 +89,8 @@ def test_a_list_is_all_gates_that_the_fleet_has_and_flags_of_others_stay(foreign
         ),
         ([{"name": "new-invoice", "state": "percent", "percent": 25}], ["new-invoice"], ["new-charge"]),
         ([], [], ["new-invoice"]),
-    ):
+    ]
+    for wanted, added, removed in steps:
         before = client.get("flags"), foreign.read_bytes()
         foreseen = run("feature_gates", check=True, gates=wanted, **stores)
         assert (client.get("flags"), foreign.read_bytes()) == before
