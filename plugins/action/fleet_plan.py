@@ -35,6 +35,7 @@ class ActionModule(ActionBase):
             options["rules"],
             options["tasks"],
             options["notes"],
+            options["besides"],
         )
         result.update(
             changed=False,

@@ -25,16 +25,24 @@ def release_gates(results: dict[str, dict[str, Any]], dest: str) -> list[dict[st
 
 
 def gates_foreseen(looked: dict[str, Any], key: str, when: str) -> list[str]:
-    """What the plan says of the gates in Redis; nothing where they stay as they are.
+    """What the plan says of the gates in Redis; nothing where they stay as they are, or could not be looked at.
 
     :param looked: what M(queueops.fleet.feature_gates) returned in check mode.
     :param key: the key.
     :param when: when it is done, in words.
     """
-    if looked.get("failed") or looked.get("unreachable"):
-        return ["the feature gates in the key %s could not be looked at: %s" % (key, _why(looked))]
     told = _told(looked)
     return ["feature gates in the key %s, %s: %s" % (key, when, told)] if told else []
+
+
+def gates_unseen(looked: dict[str, Any], key: str) -> list[str]:
+    """That the gates in Redis could not be looked at, and why; nothing where they could.
+
+    :param looked: what M(queueops.fleet.feature_gates) returned in check mode.
+    :param key: the key.
+    """
+    failed = looked.get("failed") or looked.get("unreachable")
+    return ["the feature gates in the key %s could not be looked at: %s" % (key, _why(looked))] if failed else []
 
 
 def gates_put(result: dict[str, Any], release: int) -> dict[str, Any]:
@@ -57,10 +65,9 @@ def gates_astray(looked: dict[str, Any], key: str, release: int) -> list[str]:
 
     :param looked: what M(queueops.fleet.feature_gates) returned in check mode.
     """
-    if looked.get("failed") or looked.get("unreachable"):
-        return ["the feature gates in the key %s could not be looked at: %s" % (key, _why(looked))]
     told = _told(looked)
-    return ["the feature gates in the key %s are not those of release %s (%s): deploy that release" % (key, release, told)] if told else []
+    astray = "the feature gates in the key %s are not those of release %s (%s): deploy that release" % (key, release, told)
+    return gates_unseen(looked, key) + ([astray] if told else [])
 
 
 def _told(looked: dict[str, Any]) -> str:
@@ -76,4 +83,10 @@ class FilterModule:
     """The collection's filters over feature gates in Redis."""
 
     def filters(self) -> dict[str, Any]:
-        return {"gates_astray": gates_astray, "gates_foreseen": gates_foreseen, "gates_put": gates_put, "release_gates": release_gates}
+        return {
+            "gates_astray": gates_astray,
+            "gates_foreseen": gates_foreseen,
+            "gates_put": gates_put,
+            "gates_unseen": gates_unseen,
+            "release_gates": release_gates,
+        }

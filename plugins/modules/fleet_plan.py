@@ -75,6 +75,11 @@ options:
     type: list
     elements: str
     default: []
+  besides:
+    description: What would change elsewhere than on the hosts, a sentence each. Other ones give another id.
+    type: list
+    elements: str
+    default: []
   plan:
     description: The id of the plan that was read. Any other plan is refused.
     type: str

@@ -56,6 +56,7 @@ PLAN_OPTIONS: dict[str, Any] = {
     "rules": {"type": "list", "elements": "dict", "default": []},
     "tasks": {"type": "dict", "default": {}},
     "notes": {"type": "list", "elements": "str", "default": []},
+    "besides": {"type": "list", "elements": "str", "default": []},
     "plan": {"type": "str"},
 }
 

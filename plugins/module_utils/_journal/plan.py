@@ -47,6 +47,7 @@ class Plan:
     :ivar notes: what else there is to know beforehand, one sentence each: its gates, and what becomes of it if its controller dies.
     :ivar tasks: what would become of tasks, counted: ``rows`` and ``notes`` as the filter ``foreseen_tasks`` makes them. Not part of the
         id, for it changes by the second; the rules themselves are.
+    :ivar besides: what changes elsewhere than on the hosts, one sentence each.
     """
 
     id: str
@@ -59,11 +60,12 @@ class Plan:
     cannot: list[str]
     tasks: Mapping[str, Any]
     notes: Sequence[str] = ()
+    besides: Sequence[str] = ()
 
     @property
     def changes(self) -> bool:
         """Whether anything would be done."""
-        return bool(self.pending) or self.from_release != self.target
+        return bool(self.pending or self.besides) or self.from_release != self.target
 
     def table(self) -> list[dict[str, Any]]:
         return [asdict(step) for step in self.steps]
@@ -74,7 +76,7 @@ class Plan:
         rows = [
             [step.host, step.found, goes, "CANNOT: %s" % step.cannot if step.cannot else step.changes or "nothing"] for step in self.steps
         ]
-        return "\n".join([aligned([list(COLUMNS), *rows]), *([*self._tasks(), *self.notes] if self.changes else [])])
+        return "\n".join([aligned([list(COLUMNS), *rows]), *([*self.besides, *self._tasks(), *self.notes] if self.changes else [])])
 
     def _tasks(self) -> list[str]:
         rows = [
@@ -96,6 +98,8 @@ class Plan:
         goes = "fleet %s" % fleet, _named(self.target, self.version)
         hosts = "%d of %d hosts" % (len(self.pending), len(self.steps))
         told = "Plan %s: %s of %s to %s, which changes %s." % (self.id, self.kind, *goes, hosts)
+        if self.besides:
+            told += " Besides: %s." % "; ".join(self.besides)
         if not self.changes:
             told = "Nothing to do: %s is on %s." % goes
         return told + (_WITHOUT % ", ".join(away) if away else "")
@@ -112,6 +116,7 @@ def plan(
     rules: Sequence[Mapping[str, Any]] = (),
     tasks: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    besides: Sequence[str] = (),
 ) -> Plan:
     """The plan of a deploy or a rollback.
 
@@ -120,10 +125,19 @@ def plan(
     :param results: host -> what ``worker_release`` with the phase ``prepared`` returned, in check mode or not; empty: did not answer.
     :param rules: what the fleet specification says of tasks.
     :param tasks: what they would take now, see :class:`Plan`.
-    :param notes: see :class:`Plan`; other ones make another plan.
+    :param notes: see :class:`Plan`; other ones make another plan. The same for ``besides``.
     """
     steps = [_step(host, results.get(host) or {}) for host in dict.fromkeys(hosts)]
-    facts = [kind, head, target, version, {step.host: _facts(results.get(step.host) or {}) for step in steps}, list(rules), list(notes)]
+    facts = [
+        kind,
+        head,
+        target,
+        version,
+        {step.host: _facts(results.get(step.host) or {}) for step in steps},
+        list(rules),
+        list(notes),
+        list(besides),
+    ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
     return Plan(
         digest[:DIGITS],
@@ -136,6 +150,7 @@ def plan(
         [step.host for step in steps if step.cannot],
         tasks or {},
         list(notes),
+        list(besides),
     )
 
 

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.queueops.fleet.plugins.filter.feature_gates import gates_astray, gates_foreseen, gates_put, release_gates
+from ansible_collections.queueops.fleet.plugins.filter.feature_gates import (
+    gates_astray,
+    gates_foreseen,
+    gates_put,
+    gates_unseen,
+    release_gates,
+)
 
 GATE = {"name": "new-invoice", "state": "on"}
 DONE: dict[str, Any] = {
@@ -35,7 +41,8 @@ def test_the_plan_says_what_would_change_and_what_could_not_be_seen() -> None:
     (note,) = gates_foreseen(DONE, "flags", "after the last wave")
     assert note == "feature gates in the key flags, after the last wave: to be set: new-invoice; to be taken away: new-charge"
     assert gates_foreseen(SAME, "flags", "after the last wave") == []
-    assert gates_foreseen(DEAD, "flags", "later") == ["the feature gates in the key flags could not be looked at: no route to host"]
+    assert gates_foreseen(DEAD, "flags", "later") == [] and gates_unseen(DONE, "flags") == []
+    assert gates_unseen(DEAD, "flags") == ["the feature gates in the key flags could not be looked at: no route to host"]
 
 
 def test_what_became_of_it_goes_into_the_journal_and_only_what_failed_into_the_verdict() -> None:

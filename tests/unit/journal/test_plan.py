@@ -55,6 +55,17 @@ def test_nothing_to_do_is_told_as_such() -> None:
     assert not found.changes and found.sentence("mailer") == "Nothing to do: fleet mailer is on release 2 (2.0.0)."
 
 
+def test_what_changes_elsewhere_than_on_the_hosts_is_a_change_too() -> None:
+    settled = {"pending": False, "diff": [], "live": {"release": 2, "version": "2.0.0", "phase": "confirmed"}}
+    results = dict.fromkeys(HOSTS, settled)
+    found = plan("deploy", "h1", 2, "2.0.0", 2, HOSTS, results, besides=["a key in Redis", "another one"])
+    assert found.changes and found.pending == []
+    told = "deploy of fleet mailer to release 2 (2.0.0), which changes 0 of 2 hosts. Besides: a key in Redis; another one."
+    assert found.sentence("mailer") == f"Plan {found.id}: {told}"
+    assert found.text().splitlines()[-2:] == ["a key in Redis", "another one"]
+    assert found.id != plan("deploy", "h1", 2, "2.0.0", 2, HOSTS, results, besides=["a key in Redis"]).id
+
+
 def test_a_rollback_goes_on_without_a_host_that_cannot_be_reached_and_a_deploy_does_not() -> None:
     down = {"worker1": RESULT, "worker2": {"unreachable": True, "msg": "No route to host"}}
     deploy, rollback = made(down), plan("rollback", "h1", 2, "2.0.0", 1, HOSTS, down)

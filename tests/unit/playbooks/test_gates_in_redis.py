@@ -89,6 +89,11 @@ def test_a_change_by_hand_is_told_and_ended_by_the_next_deploy(published: Fleet,
     assert told.returncode != 0, told.stdout
     assert "the feature gates in the key mailer:flags are not those of release 1 (to be set: new-invoice)" in on_one_line(told.stdout)
     before = published.everything()
+    plan = published.run("plan", version="1.0.0")
+    assert plan.returncode == 2, plan.stdout
+    assert "which changes 0 of 2 hosts. Besides: feature gates in the key mailer:flags, after the last wave: to be set: new-invoice." in (
+        on_one_line(plan.stdout)
+    )
     must(published.run("deploy", version="1.0.0"))
     assert flags(redis_server)["new-invoice"]["defaultVariant"] == "off"
     after = published.everything()
