@@ -266,12 +266,8 @@ held_by:
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.queueops.fleet.plugins.module_utils._adapter import Outcome, run_module
-from ansible_collections.queueops.fleet.plugins.module_utils._journal.operation import (
-    CloseRequest,
-    OpenRequest,
-    close_operation,
-    open_operation,
-)
+from ansible_collections.queueops.fleet.plugins.module_utils._journal.closing import CloseRequest, close_operation
+from ansible_collections.queueops.fleet.plugins.module_utils._journal.opening import OpenRequest, open_operation
 from ansible_collections.queueops.fleet.plugins.module_utils._journal.options import (
     EVENT_OPTIONS,
     JOURNAL_OPTIONS,

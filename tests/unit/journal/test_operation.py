@@ -10,17 +10,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.queueops.fleet.plugins.module_utils._errors import Conflict, NotFound, Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._journal.closing import CloseRequest, close_operation
 from ansible_collections.queueops.fleet.plugins.module_utils._journal.events import Event
 from ansible_collections.queueops.fleet.plugins.module_utils._journal.fold import FleetState, fold
 from ansible_collections.queueops.fleet.plugins.module_utils._journal.journal import Journal
-from ansible_collections.queueops.fleet.plugins.module_utils._journal.operation import (
-    Answer,
-    CloseRequest,
-    OpenRequest,
-    append_events,
-    close_operation,
-    open_operation,
-)
+from ansible_collections.queueops.fleet.plugins.module_utils._journal.opening import OpenRequest, open_operation
+from ansible_collections.queueops.fleet.plugins.module_utils._journal.operation import Answer, append_events
 
 HOSTS = ("worker1", "worker2", "worker3")
 
