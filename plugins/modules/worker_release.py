@@ -134,7 +134,7 @@ options:
             may begin as it likes.
           - What M(queueops.fleet.feature_gate) changes in the file is a difference from the release, like an edit by hand. The role
             P(queueops.fleet.status#role) tells of it, and the next switch puts it back. Change the gate here, and deploy. Keep gates that
-            are to change between releases in another file, outside of O(config.paths), or in Redis.
+            are to change between releases in another file, outside of O(config.paths), or in a key of their own in Redis.
           - As with all config files, a switch leaves alone what is not watched. So go on naming the file while a release may be rolled
             back that has it, if only with an empty O(config.feature_gates[].gates).
         type: list
