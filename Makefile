@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 LINK := build/ansible_collections/queueops/fleet
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test lint unit contract contract-sample managers crash faults molecule molecule-confirm molecule-faults molecule-routes bench bench-queues bench-hosts requirements clean
+.PHONY: help drill test lint unit contract contract-sample managers crash faults molecule molecule-confirm molecule-faults molecule-routes molecule-payloads bench bench-queues bench-hosts requirements clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ molecule-faults: $(LINK) ## hosts killed, frozen, cut off and full x deploy and 
 molecule-routes: $(LINK) ## tasks divided among versions in containers: RQ on Redis 8, Celery on RabbitMQ 4, feature gates (long)
 	@scripts/venv.sh test
 	@exec .venv/test/bin/python scripts/scenario.py routes $(ARGS)
+
+molecule-payloads: $(LINK) ## tasks that only the new version can read, 500 among 5,000, in containers: RQ and Celery
+	@scripts/venv.sh test
+	@exec .venv/test/bin/python scripts/scenario.py payloads $(ARGS)
 
 bench: $(LINK) ## measure the rollback against a hand-written playbook and the physical floor (ARGS="--hosts 3 10 30 --write")
 	@scripts/venv.sh test

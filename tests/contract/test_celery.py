@@ -143,9 +143,7 @@ def test_abandoned_tasks_run_once_after_their_worker_was_killed(on_redis: Celery
     ids = on_redis.publish(QUEUE, 2, "hold")
     worker = on_redis.start_worker(QUEUE)
     executing(on_redis, 1)
-    with pytest.raises(Refused) as caught:
-        redriven(on_redis, source="abandoned")
-    assert "workers listen" in caught.value.message
+    assert redriven(on_redis, source="abandoned").matched == 0, "what a living worker has in hand"
     worker.kill()
     wait_for(lambda: state(on_redis).abandoned == 1, what="the abandoned task")
     (gone,) = on_redis.open().look([QUEUE]).workers

@@ -17,6 +17,8 @@ from pathlib import Path
 VERSIONS = {
     "mailer": {"1.0.0": "1.0.0", "2.0.0": "2.0.0-bad", "3.0.0": "2.0.0-good"},
     "parcel": {"1.0.0": "parcel", "2.0.0": "parcel", "3.0.0": "parcel"},
+    "letters": {"1.0.0": "letters", "2.0.0": "letters"},
+    "labels": {"1.0.0": "labels", "2.0.0": "labels"},
 }
 
 

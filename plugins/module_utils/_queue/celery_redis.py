@@ -15,7 +15,7 @@ from .celery_control import NOT_ASKED, NOT_COUNTED, QUESTIONS, Answers, held_of,
 from .celery_message import NO_ARGUMENTS
 from .celery_pause import UNREADABLE, Pauses
 from .celery_redis_failed import FailedStore, scan_failed
-from .celery_redis_in_flight import InHandStore, lost_with
+from .celery_redis_in_flight import AbandonedStore, InHandStore, lost_with
 from .celery_redis_keys import CeleryKeys, Held, Mailbox
 from .celery_redis_messages import HeldStore, ListStore
 from .celery_redis_scripts import SIZE
@@ -48,7 +48,8 @@ CAPABILITIES = Capabilities(
         "parked": "the list queueops:parked:<queue>, which no worker consumes",
         "queued": "the queue's lists, one for each step of priority",
         "executing": "messages that workers hold unacknowledged (kombu's hash unacked), of this queue",
-        "abandoned": "the same, when no worker at all listens on this database any more",
+        "abandoned": "the same, when no worker at all listens on this database any more; while one does, it is refused unless those that"
+        " listen have all of it in hand",
         "other": "the lists of another queue, by its name",
     },
     actions={
@@ -263,8 +264,10 @@ class CeleryRedisBackend(QueueBackend):
             store = InHandStore(redis, keys, self._mailbox, request, check)
         elif source == "failed":
             store = FailedStore(redis, keys, request, check)
-        elif source in ("executing", "abandoned"):
-            store = HeldStore(redis, keys, self._mailbox, request, check)
+        elif source == "abandoned":
+            store = AbandonedStore(redis, keys, self._mailbox, self._ask, request, check)
+        elif source == "executing":
+            store = HeldStore(redis, keys, request, check)
         else:
             store = ListStore(redis, keys, request, check)
         store.warnings = warnings

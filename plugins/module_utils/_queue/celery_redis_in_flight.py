@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
-from .._errors import Unavailable
-from .api import RedriveRequest, Task, version_and_host
+from .._errors import Refused, Unavailable
+from .api import Census, Decision, RedriveRequest, Task, version_and_host
 from .celery_control import Answers, held_by
 from .celery_redis_keys import CeleryKeys, Mailbox
 from .celery_redis_messages import HeldStore
@@ -31,28 +31,96 @@ class InHandStore(HeldStore):
     """The unacknowledged tasks of one queue that no listening worker has in hand; whose they are cannot be told."""
 
     def __init__(self, redis: RedisConnection, keys: CeleryKeys, mailbox: Mailbox, request: RedriveRequest, check: bool) -> None:
-        super().__init__(redis, keys, mailbox, request, check)
-        with redis.asking("ask the workers what they have in hand") as client:
-            # One that comes in meanwhile cannot be in an answer from before.
-            before = keys.unacked(client)
-            answers = mailbox.ask(client, _IN_HAND)
-            held = before.still(keys.unacked(client))
-        if not answers.complete:
-            raise _silent(redis, mailbox, answers)
-        if held.total and held.ids is None:
-            raise Unavailable(
-                "The workers at %s hold %d messages, too many to be compared one by one" % (redis.where, held.total),
-                option="held_by",
-                next_step="Wait until there are fewer",
-            )
-        listening = {str(task.get("id")) for node in answers.names() for _kind, task in held_by(answers, node)}
-        silent = {queue: set(ids) - listening for queue, ids in (held.ids or {}).items()}
+        super().__init__(redis, keys, request, check)
+        silent = _in_no_hand(redis, keys, mailbox, "held_by")
         self.held = sum(len(ids) for ids in silent.values())
         self._silent = silent.get(request.queue, set())
 
     def windows(self) -> Iterator[list[Task]]:
         for window in super().windows():
             yield [task for task in window if task.id in self._silent]
+
+
+class AbandonedStore(HeldStore):
+    """The unacknowledged tasks of one queue, when nobody listens and nobody takes: only then can nothing of it be in hand.
+
+    While workers listen there may be none of it, when those have in hand all that is unacknowledged; else it is refused.
+    """
+
+    def __init__(
+        self, redis: RedisConnection, keys: CeleryKeys, mailbox: Mailbox, asks: bool, request: RedriveRequest, check: bool
+    ) -> None:
+        super().__init__(redis, keys, request, check)
+        self._mailbox = mailbox
+        with redis.asking("look for workers") as client:
+            self._there = self._who_takes(client)
+        if self._there:
+            self._require_none(asks)
+            self._tags = []
+
+    def _who_takes(self, client: Any) -> str:
+        """What speaks for a worker that is there; empty: nothing does."""
+        listening = self._mailbox.listening(client)
+        if listening:
+            return "%d workers listen" % listening
+        try:
+            taking = [one for one in self._redis.neighbours() if one.get("cmd") == "brpop"]
+        except self._redis.redis.exceptions.NoPermissionError:
+            return "the broker's user may not list clients"
+        return "%d clients wait for tasks" % len(taking) if taking else ""
+
+    def _require_none(self, asks: bool) -> None:
+        with self._redis.asking("look for unacknowledged tasks") as client:
+            held = self._keys.unacked(client)
+        if held.by_queue is not None and not held.by_queue.get(self._request.queue):
+            return
+        if not asks:
+            raise self._refused("%s, and they were not asked (ask_workers=false)" % self._there)
+        silent = _in_no_hand(self._redis, self._keys, self._mailbox, "source").get(self._request.queue)
+        if silent:
+            raise self._refused("%s, and %d of %s are in the hands of none that answers" % (self._there, len(silent), self._request.queue))
+
+    def _refused(self, seen: str) -> Refused:
+        return Refused(
+            "It cannot be told which unacknowledged tasks at %s are abandoned: %s" % (self._redis.where, seen),
+            option="source",
+            next_step="Stop every Celery worker of this database first, or wait for the visibility time-out, after which they go back",
+        )
+
+    def census(self) -> Census:
+        found = super().census()
+        if self._there:
+            found.counts["abandoned"] = 0
+        return found
+
+    def apply(self, decisions: list[Decision]) -> list[str]:
+        with self._redis.asking("look for workers") as client:
+            seen = self._who_takes(client)
+        if seen:
+            raise self._refused(seen)
+        return super().apply(decisions)
+
+
+def _in_no_hand(redis: RedisConnection, keys: CeleryKeys, mailbox: Mailbox, option: str) -> dict[str, set[str]]:
+    """The unacknowledged tasks that no listening worker has in hand: queue to ids.
+
+    :raises Unavailable: not every worker answered, or there are too many to be compared.
+    """
+    with redis.asking("ask the workers what they have in hand") as client:
+        # One that comes in meanwhile cannot be in an answer from before.
+        before = keys.unacked(client)
+        answers = mailbox.ask(client, _IN_HAND)
+        held = before.still(keys.unacked(client))
+    if not answers.complete:
+        raise _silent(redis, mailbox, answers)
+    if held.total and held.ids is None:
+        raise Unavailable(
+            "The workers at %s hold %d messages, too many to be compared one by one" % (redis.where, held.total),
+            option=option,
+            next_step="Wait until there are fewer",
+        )
+    listening = {str(task.get("id")) for node in answers.names() for _kind, task in held_by(answers, node)}
+    return {queue: set(ids) - listening for queue, ids in (held.ids or {}).items()}
 
 
 def lost_with(redis: RedisConnection, mailbox: Mailbox, version: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Iterator
 from .._errors import Refused
 from .api import Census, Decision, RedriveRequest, Task
 from .celery_message import NOT_CELERY, body_of, count_of, identity, name_of, read_envelope, read_object
-from .celery_redis_keys import CeleryKeys, Mailbox
+from .celery_redis_keys import CeleryKeys
 from .celery_redis_scripts import ACT_HELD, ACT_LIST, WINDOW
 from .celery_redis_store import OUTCOMES, CeleryStore
 from .redis_connection import RedisConnection
@@ -131,32 +131,11 @@ def _fill(task: Task, envelope: dict[str, Any] | None) -> None:
 class HeldStore(CeleryStore):
     """The sources executing and abandoned: what kombu keeps of messages that were taken and not acknowledged."""
 
-    def __init__(self, redis: RedisConnection, keys: CeleryKeys, mailbox: Mailbox, request: RedriveRequest, check: bool) -> None:
+    def __init__(self, redis: RedisConnection, keys: CeleryKeys, request: RedriveRequest, check: bool) -> None:
         super().__init__(redis, keys, request, check)
-        self._mailbox = mailbox
-        with redis.asking("look for workers") as client:
-            self._require_no_worker(client)
+        with redis.asking("look for unacknowledged tasks") as client:
             self._routed = keys.routing_keys(client, request.queue)
             self._tags = [tag for tag, _score in client.zrange(keys.index_key, 0, -1, withscores=True)]
-
-    def _require_no_worker(self, client: Any) -> None:
-        """Only when nobody listens and nobody takes can nothing of it be in hand."""
-        if self._request.source != "abandoned":
-            return
-        listening = self._mailbox.listening(client)
-        try:
-            clients = self._redis.neighbours()
-        except self._redis.redis.exceptions.NoPermissionError:
-            clients = None
-        taking = [one for one in clients or [] if one.get("cmd") == "brpop"]
-        if listening or taking or clients is None:
-            seen = "%d workers listen" % listening if listening else "%d clients wait for tasks" % len(taking)
-            raise Refused(
-                "It cannot be told which unacknowledged tasks at %s are abandoned: %s"
-                % (self._redis.where, seen if clients is not None else "the broker's user may not list clients"),
-                option="source",
-                next_step="Stop every Celery worker of this database first, or wait for the visibility time-out, after which they go back",
-            )
 
     def census(self) -> Census:
         counts = self._counts()
@@ -205,6 +184,5 @@ class HeldStore(CeleryStore):
             arguments += [decision.task.id, tag, raw, push, message, meta, failure]
         lead = [self._moved, RUN_KEPT_S, self._keys.db, self._keys.result_db]
         with self._redis.asking("redrive") as client:
-            self._require_no_worker(client)
             letters = client.eval(ACT_HELD, 2, self._keys.unacked_key, self._keys.index_key, *lead, *arguments).decode()
         return self._note(decisions, letters)

