@@ -66,8 +66,8 @@ def gates_astray(looked: dict[str, Any], key: str, release: int) -> list[str]:
     :param looked: what M(queueops.fleet.feature_gates) returned in check mode.
     """
     told = _told(looked)
-    astray = "the feature gates in the key %s are not those of release %s (%s): deploy that release" % (key, release, told)
-    return gates_unseen(looked, key) + ([astray] if told else [])
+    found = "the feature gates in the key %s are not those of release %s (%s)" % (key, release, told)
+    return gates_unseen(looked, key) + (["%s: deploy it again, with -e release=%s" % (found, release)] if told else [])
 
 
 def _told(looked: dict[str, Any]) -> str:

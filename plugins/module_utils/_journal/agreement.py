@@ -119,7 +119,7 @@ def sentence(
     told = [_hosts(found, wanted, name, expected, why, fenced)]
     if found.unsettled:
         told.append("Not all was done: %s." % "; ".join(what.rstrip(".") for what in found.unsettled))
-        told.append("Mend the cause, then do that with the playbook queueops.fleet.redrive.")
+        told.append("Mend the cause; tasks that were left are treated with the playbook queueops.fleet.redrive.")
     return " ".join(told)
 
 

@@ -58,7 +58,8 @@ def test_what_became_of_it_goes_into_the_journal_and_only_what_failed_into_the_v
 def test_the_verdict_of_status_names_what_is_not_as_the_release_has_it() -> None:
     assert gates_astray(SAME, "flags", 2) == []
     (sentence,) = gates_astray(DONE, "flags", 2)
-    assert sentence.startswith(
-        "the feature gates in the key flags are not those of release 2 (to be set: new-invoice; to be taken away: new-charge)"
+    assert sentence == (
+        "the feature gates in the key flags are not those of release 2 (to be set: new-invoice; to be taken away: new-charge):"
+        " deploy it again, with -e release=2"
     )
     assert gates_astray(DEAD, "flags", 2) == ["the feature gates in the key flags could not be looked at: no route to host"]
