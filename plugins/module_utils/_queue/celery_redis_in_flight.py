@@ -5,6 +5,7 @@
 
 Kombu keeps what is not acknowledged, and does not say whose it is. A worker that has been told to stop does not listen any more. So what is
 unacknowledged and in the hands of no worker that listens is in those of workers that stop, or were killed; which one of them is not told.
+A worker does not tell of a task that waits for its rate limit, so where a task has one, that cannot be told at all.
 
 A task that is acknowledged before it runs, which is Celery's default, is nowhere on the broker and would be lost with its worker. Which
 tasks are so a worker tells as long as it listens (``lost_with``).
@@ -12,7 +13,7 @@ tasks are so a worker tells as long as it listens (``lost_with``).
 
 from __future__ import annotations
 
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator, Mapping
 
 from .._errors import Refused, Unavailable
 from .api import Census, Decision, RedriveRequest, Task, version_and_host
@@ -22,6 +23,7 @@ from .celery_redis_messages import HeldStore
 from .redis_connection import RedisConnection
 
 _IN_HAND: dict[str, dict[str, Any]] = {"active": {"safe": True}, "reserved": {}, "scheduled": {}}
+_RATE_LIMITS: dict[str, dict[str, Any]] = {"registered": {"taskinfoitems": ["rate_limit"]}}
 _REGISTERED: dict[str, dict[str, Any]] = {"registered": {"taskinfoitems": ["acks_late"]}}
 #: Tasks that are named in a sentence.
 NAMED = 5
@@ -104,12 +106,12 @@ class AbandonedStore(HeldStore):
 def _in_no_hand(redis: RedisConnection, keys: CeleryKeys, mailbox: Mailbox, option: str) -> dict[str, set[str]]:
     """The unacknowledged tasks that no listening worker has in hand: queue to ids.
 
-    :raises Unavailable: not every worker answered, or there are too many to be compared.
+    :raises Unavailable: not every worker answered, there are too many to be compared, or one may wait for its rate limit.
     """
     with redis.asking("ask the workers what they have in hand") as client:
         # One that comes in meanwhile cannot be in an answer from before.
         before = keys.unacked(client)
-        answers = mailbox.ask(client, _IN_HAND)
+        answers = mailbox.ask(client, {**_IN_HAND, **_RATE_LIMITS})
         held = before.still(keys.unacked(client))
     if not answers.complete:
         raise _silent(redis, mailbox, answers)
@@ -120,7 +122,16 @@ def _in_no_hand(redis: RedisConnection, keys: CeleryKeys, mailbox: Mailbox, opti
             next_step="Wait until there are fewer",
         )
     listening = {str(task.get("id")) for node in answers.names() for _kind, task in held_by(answers, node)}
-    return {queue: set(ids) - listening for queue, ids in (held.ids or {}).items()}
+    silent = {queue: set(ids) - listening for queue, ids in (held.ids or {}).items()}
+    limited = _tasks_with(answers.by.get("registered", {}), lambda told: "rate_limit=" in told)
+    if limited and any(silent.values()):
+        raise Unavailable(
+            "The workers at %s do not tell which tasks wait for their rate limit (%s), so what one that is gone had in hand is not known"
+            % (redis.where, _named(limited)),
+            option=option,
+            next_step="Wait until none of them waits, or redrive them by hand once all workers are stopped (source=abandoned)",
+        )
+    return silent
 
 
 def lost_with(redis: RedisConnection, mailbox: Mailbox, version: str) -> str:
@@ -132,14 +143,23 @@ def lost_with(redis: RedisConnection, mailbox: Mailbox, version: str) -> str:
     told = {node: tasks for node, tasks in answers.by.get("registered", {}).items() if version_and_host(node)[0] == version}
     if not told:
         return "no listening worker has version %s in its name, so whether it acknowledges its tasks late is not known" % version
-    early = sorted({str(task).split(" ", maxsplit=1)[0] for tasks in told.values() for task in tasks if "acks_late=True" not in str(task)})
+    early = _tasks_with(told, lambda task: "acks_late=True" not in task)
     if not early:
         return ""
-    named = ", ".join(early[:NAMED]) + (" and %d more" % (len(early) - NAMED) if len(early) > NAMED else "")
     return "version %s acknowledges tasks before they have run (%s; acks_late is not set), which would be lost with a killed worker" % (
         version,
-        named,
+        _named(early),
     )
+
+
+def _tasks_with(registered: Mapping[str, Any], wanted: Callable[[str], bool]) -> list[str]:
+    """The names of the registered tasks (by node) of which a worker says what is ``wanted``."""
+    told = {str(task) for tasks in registered.values() for task in tasks}
+    return sorted({task.split(" ", maxsplit=1)[0] for task in told if wanted(task)})
+
+
+def _named(tasks: list[str]) -> str:
+    return ", ".join(tasks[:NAMED]) + (" and %d more" % (len(tasks) - NAMED) if len(tasks) > NAMED else "")
 
 
 def _silent(redis: RedisConnection, mailbox: Mailbox, answers: Answers) -> Unavailable:

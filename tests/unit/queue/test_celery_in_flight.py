@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,14 +28,14 @@ import os, time
 from celery import Celery
 app = Celery("app", broker=%(url)r)
 app.conf.update(task_acks_late=%(late)r, worker_prefetch_multiplier=1)
-@app.task(name="app.note")
+@app.task(name="app.note", rate_limit=%(limit)r)
 def note(*_values, **_named):
     while not os.path.exists("gate"):
         time.sleep(0.02)
 app.worker_main(["worker", "-n", %(node)r, "-Q", "mail", "--concurrency=1", "--without-gossip", "--without-mingle"])
 """
 
-Start = Callable[[str, bool], None]
+Start = Callable[..., None]
 
 
 @pytest.fixture
@@ -48,12 +49,12 @@ def lab(redis_server: RedisServer) -> Iterator[Lab]:
 
 @pytest.fixture
 def start(lab: Lab, tmp_path: Path) -> Iterator[Start]:
-    """Starts a worker under a node's name, which acknowledges late or not; its tasks last until the test is over."""
+    """Starts a worker under a node's name, which acknowledges late or not; its tasks last until the test is over, or there is a gate."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def starting(node: str, late: bool) -> None:
+    def starting(node: str, late: bool, limit: str | None = None) -> None:
         path = tmp_path / ("%d.py" % len(started))
-        path.write_text(APPLICATION % {"url": lab.app.conf.broker_url, "late": late, "node": node})
+        path.write_text(APPLICATION % {"url": lab.app.conf.broker_url, "late": late, "node": node, "limit": limit})
         with open(tmp_path / "log", "ab") as log:
             started.append(subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, stdout=log, stderr=log))
         listens = len(started)
@@ -109,6 +110,21 @@ def test_what_a_listening_worker_has_in_hand_is_not_abandoned(lab: Lab, start: S
     lab.take(1)
     with pytest.raises(Refused, match="1 workers listen, and 1 of mail are in the hands of none that answers"):
         lab.redrive(source="abandoned")
+
+
+def test_a_rate_limit_makes_it_unknown(lab: Lab, start: Start, tmp_path: Path) -> None:
+    """What waits for its turn is in the hands of a living worker, which does not tell of it."""
+    (tmp_path / "gate").touch()
+    start("mailer@1.0.0:worker2:1", True, limit="1/h")
+    (_first, waits) = lab.publish(2)
+    wait_for(lambda: lab.client.llen("mail") == 0 and [waits] == held(lab), what="a task that waits for its turn")
+    with pytest.raises(Unavailable, match=r"do not tell which tasks wait for their rate limit \(app.note\)"):
+        lab.redrive(source="executing", held_by=KILLED)
+    assert held(lab) == [waits]
+
+
+def held(lab: Lab) -> list[str]:
+    return [json.loads(raw)[0]["headers"]["id"] for raw in lab.client.hvals("unacked")]
 
 
 def test_a_worker_that_does_not_answer_makes_it_unknown(lab: Lab) -> None:
