@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,12 +63,19 @@ class Fleet:
     def play(self, *arguments: str) -> float:
         return self.timed("ansible-playbook", *arguments)
 
-    def floor(self) -> float:
-        """The physical floor, s."""
+    def floors(self) -> tuple[float, float]:
+        """The physical floor, s: with the restart of one worker until systemd has it, and with that of all until each is at work."""
         ping = self.timed("ansible", "workers", "-m", "ansible.builtin.ping")
         began = time.monotonic()
         on(self.workers[0], "systemctl restart mailer@1")
-        return ping + LONGEST_TASK_S + time.monotonic() - began
+        one = time.monotonic() - began
+        began = time.monotonic()
+        restarts = [subprocess.Popen(_ssh(host, "systemctl restart mailer@1 mailer@2")) for host in self.workers]
+        if any(restart.wait() for restart in restarts):
+            sys.exit("the workers of a host could not be restarted")
+        on("broker", f"timeout 120 sh -c 'until [ $(redis-cli scard rq:workers) = {2 * len(restarts)} ]; do sleep 0.1; done'")
+        every = time.monotonic() - began
+        return ping + LONGEST_TASK_S + one, ping + LONGEST_TASK_S + every
 
     def calls_since(self, moment: str) -> int:
         """The most Ansible modules that a worker host has run since then, by its own system log."""
@@ -80,11 +88,14 @@ class Fleet:
 
 def on(host: str, command: str) -> str:
     """What ``command`` prints on a host."""
-    call = ["ssh", "-F", str(SCRATCH / "ssh_config"), host, command]
-    return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(_ssh(host, command), capture_output=True, text=True, check=True).stdout.strip()
 
 
-def spread(values: list[float]) -> str:
+def _ssh(host: str, command: str) -> list[str]:
+    return ["ssh", "-F", str(SCRATCH / "ssh_config"), host, command]
+
+
+def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
@@ -102,13 +113,13 @@ def main() -> int:
     on("broker", "mkdir -p /var/backups/mailer && echo 1 > /var/backups/mailer/known_good")
     fleet.play("queueops.fleet.deploy", "-e", "version=3.0.0")
 
-    ours, by_hand, floor, calls = [], [], [], {"ours": 0, "by hand": 0}
+    ours, by_hand, floors, calls = [], [], [], {"ours": 0, "by hand": 0}
     for _round in range(options.rounds):
         # What is measured is neither the way there nor the gate on it.
         since = fleet.now()
         ours.append(fleet.play(*OURS))
         calls["ours"] = max(calls["ours"], fleet.calls_since(since))
-        floor.append(fleet.floor())
+        floors.append(fleet.floors())
         fleet.play("queueops.fleet.deploy", "-e", "release=2")
         since = fleet.now()
         by_hand.append(fleet.play(*BY_HAND))
@@ -116,15 +127,19 @@ def main() -> int:
         fleet.play("queueops.fleet.deploy", "-e", "release=2")
 
     to_hand = [mine / theirs for mine, theirs in zip(ours, by_hand, strict=True)]
+    floor, floor_of_all = zip(*floors, strict=True)
     to_floor = [mine / least for mine, least in zip(ours, floor, strict=True)]
+    to_floor_of_all = [mine / least for mine, least in zip(ours, floor_of_all, strict=True)]
     rows = [
         f"| {options.hosts} hosts | s: median (range) | module calls on a worker host | bar |",
         "| --- | --- | --- | --- |",
         f"| `queueops.fleet.rollback` | {spread(ours)} | {calls['ours']} | {held_to(calls['ours'], BAR_CALLS)} |",
         f"| by hand, built-in modules | {spread(by_hand)} | {calls['by hand']} | |",
         f"| floor: a ping round, the longest task, a restart | {spread(floor)} | | |",
+        f"| the same with all workers restarted at once, until each is at work | {spread(floor_of_all)} | | |",
         f"| ours as a share of by hand, {options.rounds} pairs | {spread(to_hand)} | | {held_to(statistics.median(to_hand), BAR_HAND)} |",
         f"| ours as a multiple of the floor | {spread(to_floor)} | | {held_to(statistics.median(to_floor), BAR_FLOOR)} |",
+        f"| ours as a multiple of that with all workers | {spread(to_floor_of_all)} | | none asked |",
     ]
     text = "\n".join(rows) + "\n"
     target = ROOT / "build" / "bench" / f"rollback-{options.hosts}.md"
